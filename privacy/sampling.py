@@ -1,0 +1,82 @@
+"""Draw the cohort of a round: a function of a random source and public numbers only."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.event import Sampling
+from privacy.seeds import Source
+
+
+def poisson_cohort(source: Source, users: int, rate: float) -> NDArray[np.int64]:
+    """Draw each of `users` ids independently with probability `rate`; ids ascend.
+
+    The gaps between drawn ids of independent coin flips are geometric, so the cost is the size
+    of the cohort, not of the population: 10^9 users cost what their cohort costs.
+
+    Returns: int64 array of distinct ids in [0, users); it may be empty.
+
+    Reference: Devroye, Non-Uniform Random Variate Generation (1986), X.2 (geometric by inversion).
+    Guarantee: with a secret source, inclusion is exactly the independent sampling that the
+    Poisson-subsampled Gaussian event describes.
+    Not covered: a repeatable source, whose draws are known to whoever knows the seed.
+    """
+    if rate >= 1.0:
+        return np.arange(users, dtype=np.int64)
+    expected = users * rate
+    chunk = int(expected + 6.0 * np.sqrt(expected) + 16.0)
+    parts: list[NDArray[np.int64]] = []
+    position = -1
+    while position < users:
+        gaps = np.floor(np.log(source.uniform(chunk)) / np.log1p(-rate))
+        # A gap beyond the population ends the draw; the bound keeps the sum inside int64.
+        ids = position + np.cumsum(np.minimum(gaps, users).astype(np.int64) + 1)
+        parts.append(ids[ids < users])
+        position = int(ids[-1])
+    return np.concatenate(parts)
+
+
+def fixed_cohort(source: Source, users: int, size: int) -> NDArray[np.int64]:
+    """Draw a uniformly random subset of exactly `size` ids out of `users`; ids ascend.
+
+    Guarantee: simple random sampling without replacement, accounted under replace-one.
+    Not covered: the Poisson guarantee, which a fixed-size draw does not have.
+    """
+    if size == users:
+        return np.arange(users, dtype=np.int64)
+    if size > users // 2:
+        left_out = fixed_cohort(source, users, users - size)
+        return np.setdiff1d(np.arange(users, dtype=np.int64), left_out)
+    drawn = np.empty(0, dtype=np.int64)
+    while len(drawn) < size:
+        # Keeping first occurrences of uniform draws is drawing without replacement.
+        more = np.concatenate([drawn, source.integers(users, size - len(drawn))])
+        _, first = np.unique(more, return_index=True)
+        drawn = more[np.sort(first)]
+    return np.sort(drawn)
+
+
+def draw_cohort(
+    source: Source, sampling: Sampling, users: int, cohort: int, cap: int | None = None
+) -> NDArray[np.int64]:
+    """Draw the ids of one round, ascending and distinct.
+
+    users: how many ids there are. cohort: expected size (exact where sampling is "fixed").
+    cap: a larger Poisson cohort is cut to a uniformly random subset of this size.
+    """
+    if sampling == "everyone":
+        return np.arange(users, dtype=np.int64)
+    if sampling == "fixed":
+        return fixed_cohort(source, users, cohort)
+    return cut_to_cap(source, poisson_cohort(source, users, cohort / users), cap)
+
+
+def cut_to_cap(source: Source, drawn: NDArray[np.int64], cap: int | None) -> NDArray[np.int64]:
+    """Cut a cohort larger than `cap` to a uniformly random subset of that size.
+
+    Reference: arXiv 2508.15089 (truncated Poisson subsampling), accounted by PLD alone.
+    """
+    if cap is None or len(drawn) <= cap:
+        return drawn
+    return drawn[fixed_cohort(source, len(drawn), cap)]
