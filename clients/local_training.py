@@ -1,0 +1,205 @@
+"""Train one user: from the received weights to an update, in buffers that are never reallocated."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clients.protocol import LocalWork
+from clients.task import Batch, Task, UserData
+from privacy.errors import SettingsError
+
+
+class UserFault(Exception):
+    """Say why one user contributes nothing this round."""
+
+
+class LocalTrainer:
+    """Hold one resident model whose trainable weights are views of one flat buffer.
+
+    names, sizes: trainable parameter tensors in the model's order; each is a layer.
+    update: float (coordinates,), the last trained user's update; layers: its views by layer.
+    """
+
+    def __init__(self, task: Task, device: str = "cpu") -> None:
+        self.task = task
+        self.device = torch.device(device)
+        self.model = task.model().to(self.device)
+        refuse_batch_norm(self.model)
+        named = trainable(self.model)
+        self.names = list(named)
+        self.parameters: list[torch.Tensor] = list(named.values())
+        self.sizes = [parameter.numel() for parameter in self.parameters]
+        self.weights = torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters])
+        self.received = self.weights.clone()
+        self.update = torch.zeros_like(self.weights)
+        self.layers = list(torch.split(self.update, self.sizes))
+        for parameter, view in zip(
+            self.parameters, torch.split(self.weights, self.sizes), strict=True
+        ):
+            parameter.data = view.view(parameter.shape)
+        self.buffers = [(buffer, buffer.detach().clone()) for buffer in self.model.buffers()]
+
+    def receive(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Take the round's weights; raises SettingsError where names or shapes differ."""
+        shapes = {name: tuple(array.shape) for name, array in weights.items()}
+        own = {n: tuple(p.shape) for n, p in zip(self.names, self.parameters, strict=True)}
+        if shapes != own:
+            raise SettingsError(
+                "the received weights do not fit the worker's model: "
+                f"{sorted(set(shapes.items()) ^ set(own.items()))[:4]}; use one task on both sides"
+            )
+        for view, name in zip(torch.split(self.received, self.sizes), self.names, strict=True):
+            # The array may be a read-only page shared by all workers; it is only copied from.
+            view.copy_(torch.from_numpy(np.array(weights[name]).reshape(-1)))
+
+    def train(
+        self,
+        data: UserData,
+        work: LocalWork,
+        generator: np.random.Generator,
+        deadline: float = math.inf,
+    ) -> float:
+        """Train one user from the received weights; leaves the update in `self.update`.
+
+        deadline: reading of time.monotonic() after which the user is given up.
+        Returns: mean loss over the local steps.
+        Raises: UserFault for no data, a deadline passed, or a loss that is not finite.
+        Reference: McMahan et al. 2017 (arXiv 1602.05629), ClientUpdate.
+        """
+        self._reset()
+        momenta: list[torch.Tensor] = []
+        losses: list[torch.Tensor] = []
+        for batch in local_batches(data, work, generator):
+            losses.append(self.step(batch, work, momenta))
+            if time.monotonic() > deadline:
+                raise UserFault(f"passed its deadline of {work.user_seconds} s")
+        if not losses:
+            raise UserFault("has no data")
+        loss = float(torch.stack(losses).mean())
+        if not math.isfinite(loss):
+            raise UserFault(f"its loss is {loss}")
+        torch.sub(self.weights, self.received, out=self.update)
+        return loss
+
+    def _reset(self) -> None:
+        """Forget the user before: weights as received, buffers as the model was built."""
+        self.weights.copy_(self.received)
+        for buffer, first in self.buffers:
+            buffer.copy_(first)
+        self.model.train()
+
+    def step(self, batch: Batch, work: LocalWork, momenta: list[torch.Tensor]) -> torch.Tensor:
+        """Take one SGD step in place; same arithmetic as torch.optim.SGD after clip_grad_norm_."""
+        loss = self.task.loss(self.model, move(self.task, batch, self.device))
+        gradients = self.gradients(loss, work)
+        if work.momentum:
+            if momenta:
+                torch._foreach_mul_(momenta, work.momentum)
+                torch._foreach_add_(momenta, gradients)
+            else:
+                momenta.extend(gradient.clone() for gradient in gradients)
+            gradients = momenta
+        with torch.no_grad():
+            torch._foreach_add_(self.parameters, gradients, alpha=-work.client_lr)
+        return loss.detach()
+
+    def gradients(self, loss: torch.Tensor, work: LocalWork) -> list[torch.Tensor]:
+        """Differentiate the loss, clip the gradient, add FedProx and weight decay.
+
+        Reference: FedProx, Li et al. 2020 (arXiv 1812.06127), equation 2: mu/2 |w - w_t|^2.
+        """
+        found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        gradients = [
+            torch.zeros_like(parameter) if gradient is None else gradient
+            for gradient, parameter in zip(found, self.parameters, strict=True)
+        ]
+        with torch.no_grad():
+            if work.proximal:
+                received = torch.split(self.received, self.sizes)
+                for gradient, parameter, start in zip(
+                    gradients, self.parameters, received, strict=True
+                ):
+                    gradient.add_(parameter - start.view_as(parameter), alpha=work.proximal)
+            if work.gradient_clip:
+                clip_gradients_in_place(gradients, work.gradient_clip)
+            if work.weight_decay:
+                torch._foreach_add_(gradients, self.parameters, alpha=work.weight_decay)
+        return gradients
+
+
+def clip_gradients_in_place(gradients: Sequence[torch.Tensor], bound: float) -> None:
+    """Clip the global norm as torch.nn.utils.clip_grad_norm_ does.
+
+    Not covered: this steadies local training; no guarantee rests on it.
+    """
+    norms = torch._foreach_norm(list(gradients))
+    total = torch.linalg.vector_norm(torch.stack(norms))
+    torch._foreach_mul_(list(gradients), torch.clamp(bound / (total + 1e-6), max=1.0))
+
+
+def local_batches(
+    data: UserData, work: LocalWork, generator: np.random.Generator
+) -> Iterator[Batch]:
+    """Yield `local_steps` batches, epoch after epoch; or `local_epochs` epochs where steps is 0."""
+    if not work.local_steps:
+        for _ in range(work.local_epochs):
+            yield from data.batches(generator)
+        return
+    taken = 0
+    while taken < work.local_steps:
+        before = taken
+        for batch in data.batches(generator):
+            yield batch
+            taken += 1
+            if taken == work.local_steps:
+                return
+        if taken == before:
+            return
+
+
+def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """List the parameters that are trained, by name, in the model's order; tied ones once."""
+    return {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
+
+
+def refuse_batch_norm(model: torch.nn.Module) -> None:
+    """Refuse running statistics: they would leave the user unclipped and without noise."""
+    from torch.nn.modules.batchnorm import _NormBase
+
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _NormBase) and module.track_running_stats
+    ]
+    if found:
+        raise SettingsError(
+            f"the model must have no batch norm with running statistics, got {', '.join(found)}; "
+            "use group norm or layer norm"
+        )
+
+
+def move(task: Task, batch: Batch, device: torch.device) -> Batch:
+    """Put a batch on the device, by the task's own `move` where it has one."""
+    own = getattr(task, "move", None)
+    if own is not None:
+        return own(batch, device)
+    return batch if device.type == "cpu" else _move(batch, device)
+
+
+def _move(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: _move(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return type(batch)(_move(value, device) for value in batch)
+    return batch

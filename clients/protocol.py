@@ -1,0 +1,338 @@
+"""Speak the language of both sides: what the server asks of a worker and what comes back.
+
+This is the only file that knows the keys of Flower records. A request names the users to train,
+in pieces of the cohort's fixed groups; a reply carries one partial sum of clipped updates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from privacy.errors import SettingsError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TRAIN_COHORT = "train.cohort"
+"""Message type of population mode: an action of its own beside an app's plain "train"."""
+
+LAYERS, BOUNDS = "fedopt.layers", "fedopt.bounds"
+CLIPPING, NOISE_SHARE = "fedopt.clipping", "fedopt.noise-share"
+IS_UPDATE, HAS_SHARE = "fedopt.is-update", "fedopt.has-noise-share"
+
+WORKER_LATE = 100
+"""Error code of a reply that was not there in time, beside Flower's codes, which are below 10."""
+
+REPLY_SECONDS = 5.0
+"""What a message may take besides training: its way out and back, noise, a slow machine."""
+
+WEIGHTS, CONFIG, TOTAL, METRICS, FAULTS = "arrays", "config", "partial-sum", "metrics", "faults"
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """State how one user is trained: the same for all users of a run.
+
+    client_lr: SGD rate. local_steps: batches per user; 0: use local_epochs.
+    gradient_clip: bound on each local gradient's L2 norm; 0 for none. proximal: FedProx mu.
+    user_seconds: deadline of one user; 0 for none.
+    """
+
+    client_lr: float = 0.1
+    local_steps: int = 10
+    local_epochs: int = 1
+    gradient_clip: float = 0.0
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    proximal: float = 0.0
+    user_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Name users of one fixed group that are trained together, and the noise added with them.
+
+    noise_shares: how many users' noise shares the worker adds, as one draw of the group's stream.
+    """
+
+    group: int
+    users: tuple[int, ...]
+    noise_shares: int
+
+
+@dataclass(frozen=True)
+class MechanismSettings:
+    """Carry what the plan prescribes for clipping and noise, as plain numbers.
+
+    noise_std: standard deviation on the whole sum, shared by the `cohort` drawn users.
+    """
+
+    clipping: str
+    bounds: tuple[float, ...]
+    grid_spacing: float
+    noise_std: float
+    cohort: int
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """Carry what opens the streams of a round on a worker."""
+
+    seed: int
+    settings_hash: str
+    secure: bool
+    round: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """Ask a worker to train users and add up their clipped updates.
+
+    weights: mapping of parameter name to float32 array, in the model's own order.
+    """
+
+    weights: Mapping[str, NDArray[np.float32]]
+    pieces: tuple[Piece, ...]
+    mechanism: MechanismSettings
+    streams: StreamSettings
+    work: LocalWork
+
+
+@dataclass(frozen=True)
+class UserOutcome:
+    """Report on one user, not private: it stays with the trusted server.
+
+    fault: empty, or why the user contributed zeros.
+    """
+
+    user: int
+    loss: float
+    norm: float
+    clipped: bool
+    seconds: float
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class PartialSum:
+    """Hold the integer sum of clipped updates (with noise shares) of the pieces of one request.
+
+    total: int64 (coordinates,), in units of the grid spacing.
+    groups: which groups' noise is inside. layer_clipped: users clipped, by layer.
+    """
+
+    total: NDArray[np.int64]
+    outcomes: tuple[UserOutcome, ...]
+    noise_shares: int
+    layer_clipped: tuple[int, ...] = ()
+    peak_megabytes: float = 0.0
+    phases: Mapping[str, float] = field(default_factory=dict)
+
+
+Part = TypeVar("Part", MechanismSettings, StreamSettings, LocalWork)
+
+
+def weights_record(weights: Mapping[str, NDArray[Any]]) -> ArrayRecord:
+    """Pack named arrays for sending."""
+    return ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in weights.items()})
+
+
+def weights_of(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
+    """Unpack named arrays."""
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def encode_request(request: TrainRequest, arrays: ArrayRecord, node: int, label: str) -> Message:
+    """Build the message of one request.
+
+    arrays: the weights, shared by all messages, not copied. label: comes back with the reply.
+    """
+    config: dict[str, Any] = {
+        "user-ids": [user for piece in request.pieces for user in piece.users],
+        "piece-groups": [piece.group for piece in request.pieces],
+        "piece-lengths": [len(piece.users) for piece in request.pieces],
+        "piece-noise-shares": [piece.noise_shares for piece in request.pieces],
+    }
+    for part in (request.mechanism, request.streams, request.work):
+        config |= {_key(part, name): _plain(value) for name, value in asdict(part).items()}
+    content = RecordDict({WEIGHTS: arrays, CONFIG: ConfigRecord(config)})
+    return Message(content, dst_node_id=node, message_type=TRAIN_COHORT, group_id=label)
+
+
+def decode_request(message: Message) -> TrainRequest:
+    """Read a request; raises SettingsError where a key is missing."""
+    config = _table(message, CONFIG)
+    try:
+        return TrainRequest(
+            weights=weights_of(message.content.array_records[WEIGHTS]),
+            pieces=_pieces(config),
+            mechanism=_part(MechanismSettings, config),
+            streams=_part(StreamSettings, config),
+            work=_part(LocalWork, config),
+        )
+    except KeyError as missing:
+        raise SettingsError(
+            f"the train request lacks {missing}; use one version on both sides"
+        ) from missing
+
+
+def encode_reply(partial: PartialSum, message: Message) -> Message:
+    """Build the reply that carries a partial sum."""
+    outcomes = partial.outcomes
+    metrics: dict[str, Any] = {
+        "users": [outcome.user for outcome in outcomes],
+        "losses": [float(outcome.loss) for outcome in outcomes],
+        "norms": [float(outcome.norm) for outcome in outcomes],
+        "clipped": [int(outcome.clipped) for outcome in outcomes],
+        "seconds": [float(outcome.seconds) for outcome in outcomes],
+        "noise-shares": partial.noise_shares,
+        "layer-clipped": list(partial.layer_clipped),
+        "peak-megabytes": float(partial.peak_megabytes),
+        "num-examples": len(outcomes),
+    }
+    metrics |= {f"seconds-{name}": float(value) for name, value in partial.phases.items()}
+    faults: dict[str, Any] = {str(o.user): o.fault for o in outcomes if o.fault}
+    content = RecordDict(
+        {
+            TOTAL: ArrayRecord({TOTAL: Array(partial.total)}),
+            METRICS: MetricRecord(metrics),
+            FAULTS: ConfigRecord(faults),
+        }
+    )
+    return Message(content, reply_to=message)
+
+
+def decode_reply(message: Message) -> PartialSum:
+    """Read a partial sum."""
+    metrics, faults = _table(message, METRICS), _table(message, FAULTS)
+    columns = zip(
+        metrics["users"],
+        metrics["losses"],
+        metrics["norms"],
+        metrics["clipped"],
+        metrics["seconds"],
+        strict=True,
+    )
+    return PartialSum(
+        total=message.content.array_records[TOTAL][TOTAL].numpy(),
+        outcomes=tuple(
+            UserOutcome(user, loss, norm, bool(clipped), seconds, str(faults.get(str(user), "")))
+            for user, loss, norm, clipped, seconds in columns
+        ),
+        noise_shares=int(metrics["noise-shares"]),
+        layer_clipped=tuple(metrics["layer-clipped"]),
+        peak_megabytes=metrics["peak-megabytes"],
+        phases={
+            key.removeprefix("seconds-"): value
+            for key, value in metrics.items()
+            if key.startswith("seconds-")
+        },
+    )
+
+
+def seconds_allowed(message: Message) -> float:
+    """Give the time after which a worker that has not answered hangs; infinity for no deadline.
+
+    A worker ends a late user itself between two local steps, so it needs this only where a user
+    holds it in code that never comes back.
+    """
+    config = _table(message, CONFIG)
+    each = float(config.get(_key(LocalWork(), "user_seconds"), 0.0))
+    users = len(config.get("user-ids", ()))
+    return REPLY_SECONDS + 2.0 * each * users if each else math.inf
+
+
+def _table(message: Message, key: str) -> dict[str, Any]:
+    """Read a record of plain values; their types are what the other side packed."""
+    return dict(message.content[key].items())
+
+
+def _key(part: object, name: str) -> str:
+    return f"{type(part).__name__}.{name}".lower().replace("_", "-")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _part(kind: type[Part], config: Mapping[str, Any]) -> Part:
+    values: dict[str, Any] = {}
+    for item in fields(kind):
+        value = config[f"{kind.__name__}.{item.name}".lower().replace("_", "-")]
+        values[item.name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def _pieces(config: Mapping[str, Any]) -> tuple[Piece, ...]:
+    users: Sequence[int] = config["user-ids"]
+    pieces, start = [], 0
+    for group, length, shares in zip(
+        config["piece-groups"], config["piece-lengths"], config["piece-noise-shares"], strict=True
+    ):
+        pieces.append(Piece(group, tuple(users[start : start + length]), shares))
+        start += length
+    return tuple(pieces)
+
+
+@dataclass(frozen=True)
+class ClipOrder:
+    """Carry what a node of plug-in mode is told of clipping and noise, beside the app's own config.
+
+    layers: names of the trained arrays. noise_share: standard deviation of one node's share.
+    """
+
+    layers: tuple[str, ...]
+    bounds: tuple[float, ...]
+    clipping: str
+    noise_share: float
+
+    def entries(self) -> dict[str, Any]:
+        """Give the entries that are added to the app's config record."""
+        return {
+            LAYERS: list(self.layers),
+            BOUNDS: list(self.bounds),
+            CLIPPING: self.clipping,
+            NOISE_SHARE: self.noise_share,
+        }
+
+
+def clip_order(message: Message) -> ClipOrder | None:
+    """Find the clip order in a message to a node; None where the server runs without a plan."""
+    for record in message.content.config_records.values():
+        if LAYERS in record:
+            found: dict[str, Any] = dict(record.items())
+            return ClipOrder(
+                tuple(found[LAYERS]), tuple(found[BOUNDS]), found[CLIPPING], found[NOISE_SHARE]
+            )
+    return None
+
+
+def only_arrays(content: RecordDict) -> tuple[str, dict[str, NDArray[Any]]]:
+    """Give the key and arrays of a content's single array record; raises ValueError otherwise."""
+    if len(content.array_records) != 1:
+        raise ValueError(f"holds {len(content.array_records)} array records, one is wanted")
+    ((key, record),) = content.array_records.items()
+    return key, {name: array.numpy() for name, array in record.items()}
+
+
+def marks(content: RecordDict) -> tuple[bool, bool]:
+    """Tell whether a reply claims to be a clipped update, and to hold a noise share."""
+    metrics = list(content.metric_records.values())
+    return (
+        any(bool(record.get(IS_UPDATE, 0)) for record in metrics),
+        any(bool(record.get(HAS_SHARE, 0)) for record in metrics),
+    )
+
+
+def mark(content: RecordDict, key: str) -> None:
+    """Set a mark in a reply's metric record; one is added where there is none."""
+    if not content.metric_records:
+        content[METRICS] = MetricRecord()
+    next(iter(content.metric_records.values()))[key] = 1

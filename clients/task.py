@@ -1,0 +1,100 @@
+"""Say what a learning task must offer, so that any model and data can be trained."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from privacy.errors import SettingsError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+Batch = Any
+"""Whatever the task's own `loss` understands: a tuple, a dict, a dataclass of tensors."""
+
+
+class UserData(Protocol):
+    """Hold all data of one user."""
+
+    def batches(self, generator: np.random.Generator) -> Iterator[Batch]:
+        """Yield the batches of one epoch, in an order drawn from `generator`, on the CPU."""
+        ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Offer users, their data, a model, a loss and an evaluation.
+
+    A task may also have these, all optional:
+    `metric`: name of the headline metric that `evaluate` returns (default "loss");
+    `splits`: tuple of the splits that `evaluate` knows (default ("dev",));
+    `move(batch, device)`: put a batch on a device (default: tensors in tuples, lists, dicts);
+    `describe()`: mapping of str to str, int or float for the report: corpus, hours, drops.
+    """
+
+    def user_ids(self) -> Sequence[str]:
+        """List the training users, sorted; position in this list is the user's number."""
+        ...
+
+    def user_data(self, user_id: str) -> UserData:
+        """Give all data of one user."""
+        ...
+
+    def model(self) -> torch.nn.Module:
+        """Build the model with its initial weights, drawn from torch's global generator."""
+        ...
+
+    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Compute the scalar mean loss of one batch."""
+        ...
+
+    def evaluate(self, model: torch.nn.Module, split: str) -> Mapping[str, float]:
+        """Measure the model on a held-out split, for example {"loss": 0.4, "wer": 0.2}."""
+        ...
+
+
+@dataclass(frozen=True)
+class TensorUserData:
+    """Hold one user's examples as tensors of equal first dimension, cut into batches.
+
+    tensors: tuple of tensors (examples, ...); a batch is the tuple of their rows.
+    """
+
+    tensors: tuple[torch.Tensor, ...]
+    batch_size: int
+
+    def batches(self, generator: np.random.Generator) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Yield the examples once, shuffled."""
+        order = generator.permutation(len(self.tensors[0]))
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            yield tuple(tensor[rows] for tensor in self.tensors)
+
+
+def load_task(name: str, options: Mapping[str, Any]) -> Task:
+    """Build a task from "module:name", a callable that takes the task's options.
+
+    Raises: SettingsError when the module or the name is missing, or the options do not fit.
+    """
+    module_name, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as problem:
+        raise SettingsError(
+            f"task must be MODULE:NAME of something importable, got {name!r} ({problem}); "
+            "for example experiments.classification.task:task"
+        ) from problem
+    try:
+        built = factory(**options)
+    except TypeError as problem:
+        raise SettingsError(f"task {name!r} does not take these options: {problem}") from problem
+    if not isinstance(built, Task):
+        raise SettingsError(
+            f"task {name!r} must offer user_ids, user_data, model, loss and evaluate, "
+            f"got {type(built).__name__}"
+        )
+    return built
