@@ -1,0 +1,1 @@
+"""Turn the replies of a round into a released model: server optimizers as Flower strategies."""

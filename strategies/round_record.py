@@ -1,0 +1,70 @@
+"""Describe a finished round in numbers, in an order that does not depend on the workers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from clients.protocol import PartialSum, UserOutcome
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """Hold what is known of a round once it is released.
+
+    cohort: users drawn. replies: users that contributed an update. epsilon: claimed, so far;
+    None where infinite. train_loss, update_norm (mean L2 norm before clipping), clipped_fraction,
+    layer_clipped (share of users by layer): not private. noise_std: on the mean, per coordinate.
+    step_norm: L2 norm of the change of the weights. faults: reason by user number.
+    """
+
+    round: int
+    attempt: int
+    cohort: int
+    replies: int
+    epsilon: float | None
+    train_loss: float | None
+    update_norm: float | None
+    clipped_fraction: float | None
+    noise_std: float
+    step_norm: float
+    faults: Mapping[str, str] = field(default_factory=dict)
+    layer_clipped: Sequence[float] = ()
+    seconds: float = 0.0
+    seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_megabytes: float = 0.0
+
+
+def outcome_numbers(
+    outcomes: Mapping[int, UserOutcome], partials: Sequence[PartialSum]
+) -> dict[str, Any]:
+    """Sum up the users' outcomes, in user order with exact sums."""
+    ordered = [outcomes[user] for user in sorted(outcomes)]
+    trained = [outcome for outcome in ordered if not outcome.fault]
+    layers = [partial.layer_clipped for partial in partials]
+    clipped = [sum(column) for column in zip(*layers, strict=True)]
+    return {
+        "cohort": len(ordered),
+        "replies": len(trained),
+        "train_loss": _mean([outcome.loss for outcome in trained]),
+        "update_norm": _mean([outcome.norm for outcome in trained]),
+        "clipped_fraction": _mean([float(outcome.clipped) for outcome in trained]),
+        "layer_clipped": [count / max(len(trained), 1) for count in clipped],
+        "faults": {str(outcome.user): outcome.fault for outcome in ordered if outcome.fault},
+        "peak_memory_megabytes": max((partial.peak_megabytes for partial in partials), default=0.0),
+        "seconds_by_phase": _phases(partials),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def _phases(partials: Sequence[PartialSum]) -> dict[str, float]:
+    totals: dict[str, float] = {}
+    for partial in partials:
+        for name, seconds in partial.phases.items():
+            totals[name] = totals.get(name, 0.0) + seconds
+    return totals
