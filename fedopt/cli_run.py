@@ -1,0 +1,299 @@
+"""Run `fedopt run`: merge preset, file, resumed settings, flags and --set; train; sum up."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedopt import config, run_directory
+from fedopt.cli import COMMANDS, Parser, parse_all
+from privacy.errors import BudgetExhausted, SettingsError
+
+if TYPE_CHECKING:
+    from fedopt.simulation import Result
+
+Tables = dict[str, dict[str, Any]]
+
+FLAGS = {
+    "what is claimed and accounted": (
+        "population",
+        "cohort",
+        "simulated_cohort",
+        "virtual_users",
+        "rounds",
+        "epsilon",
+        "noise_multiplier",
+        "delta",
+        "clip_norm",
+        "clipping",
+        "sampling",
+        "noise_placement",
+        "randomness",
+        "accountant",
+        "ledger",
+    ),
+    "server and clients": (
+        "strategy",
+        "server_lr",
+        "client_lr",
+        "local_steps",
+        "local_epochs",
+    ),
+    "what is learned": ("task", "dataset", "data_root", "model", "init_from"),
+    "where and how": (
+        "engine",
+        "workers",
+        "ray_address",
+        "device",
+        "timeout",
+        "eval_every",
+        "seed",
+    ),
+}
+"""The flags of `fedopt run`, frozen by a test; every other setting is reached by --set."""
+
+
+def build_parser() -> Parser:
+    """Build the parser; values stay text, so that all mistakes are found together."""
+    parser = Parser(
+        prog="fedopt run",
+        description=COMMANDS["run"],
+        allow_abbrev=False,
+        epilog="Every other setting: --set section.key=value, keys as in a run's config.toml.",
+    )
+    start = parser.add_argument_group("where settings come from, later ones win")
+    start.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(preset_names())}")
+    start.add_argument("--config", metavar="FILE", help="TOML file of settings")
+    for title, names in FLAGS.items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            _add_setting(group, name)
+    output = parser.add_argument_group("output")
+    output.add_argument("--output", metavar="DIR", help="run directory (default runs/<time>-...)")
+    output.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    output.add_argument("--dry-run", action="store_true", help="show the plan and stop")
+    output.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="assign")
+    output.add_argument("--quiet", action="store_true", help="no progress")
+    output.add_argument("--verbose", action="store_true", help="show Flower's and Ray's own logs")
+    output.add_argument("--json", action="store_true", help="events as JSON lines on stdout")
+    parser.set_defaults(collects_problems=True, problems=[])
+    return parser
+
+
+def _add_setting(group: Any, name: str) -> None:
+    section = config.section_of(name)
+    assert section is not None
+    described = config.sections()[section].model_fields[name]
+    words = config.choices(name)
+    default = "" if described.default is None else f" (default {described.default})"
+    about = (described.description or "") + default
+    flag = "--" + name.replace("_", "-")
+    if described.annotation is bool:
+        group.add_argument(flag, dest=name, action="store_const", const=True, help=about)
+        return
+    metavar = "|".join(words) if words else name.split("_")[-1].upper()
+    group.add_argument(flag, dest=name, metavar=metavar, help=about.replace("%", "%%"))
+
+
+def run(arguments: list[str]) -> int:
+    """Train as the flags say; returns the exit code."""
+    given = parse_all(build_parser(), arguments)
+    folder = Path(given.output) if given.output else None
+    settings = _settings(given, folder)
+    from fedopt.simulation import default_output
+
+    folder = folder or default_output(settings)
+    if given.dry_run:
+        from fedopt.dry_run import show_plan
+
+        return show_plan(settings, as_json=given.json)
+    return _train(settings, folder, given)
+
+
+def _settings(given: argparse.Namespace, folder: Path | None) -> config.Settings:
+    """Collect and validate all settings; raises SettingsError with every mistake."""
+    problems: list[str] = list(given.problems)
+    tables: Tables = {}
+    for source in (_file_tables, _resumed_tables, _flag_tables, _assigned_tables):
+        try:
+            _merge(tables, source(given))
+        except SettingsError as problem:
+            problems += problem.problems
+    if given.resume and folder is None:
+        problems.append("resume needs --output DIR of the interrupted run, got none")
+    problems += _later_problems(tables, folder, given.resume)
+    try:
+        settings = config.build_settings(tables)
+    except SettingsError as problem:
+        raise SettingsError([*problems, *problem.problems]) from None
+    from fedopt.planning import settings_problems
+
+    problems += settings_problems(settings)
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _later_problems(tables: Tables, folder: Path | None, resume: bool) -> list[str]:
+    from fedopt.simulation import output_problems
+
+    return output_problems(folder, resume) if folder is not None else []
+
+
+def _merge(tables: Tables, more: Tables) -> None:
+    for section, table in more.items():
+        if not isinstance(table, dict):
+            raise SettingsError(f"{section} must be a table of settings, got {table!r}")
+        known = tables.setdefault(section, {})
+        for key, value in table.items():
+            both = isinstance(value, dict) and isinstance(known.get(key), dict)
+            known[key] = {**known[key], **value} if both else value
+
+
+def preset_names() -> list[str]:
+    """List the presets that ship with the project."""
+    folders = (resources.files("experiments") / name for name in ("presets", "paper"))
+    return sorted(
+        found.name.removesuffix(".toml")
+        for folder in folders
+        if folder.is_dir()
+        for found in folder.iterdir()
+        if found.name.endswith(".toml")
+    )
+
+
+def _file_tables(given: argparse.Namespace) -> Tables:
+    if given.preset and given.config:
+        raise SettingsError("preset and config exclude each other, got both; give one of them")
+    if given.config:
+        return run_directory.read_config(Path(given.config))
+    if not given.preset:
+        return {}
+    if given.preset not in preset_names():
+        raise SettingsError(
+            f"preset must be one of {', '.join(preset_names())}, got {given.preset!r}"
+        )
+    for name in ("presets", "paper"):
+        found = resources.files("experiments") / name / f"{given.preset}.toml"
+        if found.is_file():
+            return tomllib.loads(found.read_text(encoding="utf-8"))
+    return {}
+
+
+def _resumed_tables(given: argparse.Namespace) -> Tables:
+    folder = Path(given.output or ".")
+    if not given.resume or not given.output or not run_directory.is_run(folder):
+        return {}
+    return run_directory.read_config(folder / run_directory.CONFIG)
+
+
+def _flag_tables(given: argparse.Namespace) -> Tables:
+    tables: Tables = {}
+    for names in FLAGS.values():
+        for name in names:
+            value = getattr(given, name)
+            if value is not None:
+                tables.setdefault(str(config.section_of(name)), {})[name] = value
+    return tables
+
+
+def _assigned_tables(given: argparse.Namespace) -> Tables:
+    tables: Tables = {}
+    problems = []
+    for text in given.assign:
+        key, equals, value = text.partition("=")
+        parts = key.replace("-", "_").split(".")
+        if not equals or len(parts) not in (2, 3) or not all(parts):
+            problems.append(f"set must be section.key=value, got {text!r}")
+            continue
+        table = tables.setdefault(parts[0], {})
+        if len(parts) == 3:
+            table = table.setdefault(parts[1], {})
+        table[parts[-1]] = _value(value)
+    if problems:
+        raise SettingsError(problems)
+    return tables
+
+
+def _value(text: str) -> Any:
+    """Read a value as TOML would; what is no TOML is plain text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _train(settings: config.Settings, folder: Path, given: argparse.Namespace) -> int:
+    from fedopt.progress import Progress
+    from fedopt.simulation import simulate
+
+    progress = Progress(settings, quiet=given.quiet or given.json, json_events=given.json)
+    with progress.shown(verbose=given.verbose):
+        try:
+            result = simulate(
+                settings,
+                callbacks=[progress.round],
+                output=folder,
+                resume=given.resume,
+                verbose=given.verbose,
+                on_start=progress.start,
+            )
+        except KeyboardInterrupt:
+            print(
+                f"fedopt: interrupted; go on with: fedopt run --resume --output {folder}",
+                file=sys.stderr,
+            )
+            return 130
+        except BudgetExhausted as problem:
+            print(f"fedopt: {problem}; the model so far is kept in {folder}", file=sys.stderr)
+            return problem.exit_code
+    print(summary_json(result) if given.json else summary(result))
+    return 0
+
+
+def summary(result: Result) -> str:
+    """Sum up a finished run in a few lines."""
+    from privacy.statement import round_up
+
+    report = result.report
+    accounting, utility = report["accounting"], report["utility"]
+    others = ", ".join(
+        f"{name.upper()} {round_up(answer['epsilon'])}"
+        for name, answer in accounting["accountants"].items()
+        if answer["epsilon"] is not None
+    )
+    history = utility["history"]
+    first = f"{history[0]['value']:.3f}" if history else "-"
+    last = f"{history[-1]['value']:.3f}" if history else "-"
+    tested = f", {utility['final']:.3f} on test" if utility["final_split"] == "test" else ""
+    return "\n".join(
+        [
+            f"{utility['metric']}: {first} -> {last} on development{tested}",
+            f"epsilon claimed: {others} at delta {accounting['epsilon']['delta']:g}",
+            f"epsilon as run: {round_up(report['as_run']['epsilon']['value'])}"
+            + (f" ({report['as_run']['strength']})" if report["as_run"]["strength"] else ""),
+            report["statement"],
+            f"report: {result.path / run_directory.REPORT_HTML}",
+        ]
+    )
+
+
+def summary_json(result: Result) -> str:
+    """Give the last event of --json."""
+    from fedopt.report import plain
+
+    report = result.report
+    return json.dumps(
+        {
+            "event": "finished",
+            "path": str(result.path),
+            "utility": {key: report["utility"][key] for key in ("metric", "final", "final_split")},
+            "epsilon": plain(report["accounting"]["epsilon"]),
+            "statement": report["statement"],
+        }
+    )

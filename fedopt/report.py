@@ -1,0 +1,372 @@
+"""Build the privacy-budget report of a run directory: JSON first, the other forms from it alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fedopt import run_directory
+from fedopt.report_curves import build_curves
+from fedopt.report_facts import RunFacts, read_run
+from privacy.accounting import (
+    PrivacySpent,
+    available_accountants,
+    epsilon_spent,
+    epsilon_without_amplification,
+    gdp_mu,
+)
+from privacy.accounting_profile import library_version
+from privacy.assumptions import assumptions, extrapolates
+from privacy.errors import PrivacyWarning, SettingsError
+from privacy.event import AccountingEvent
+from privacy.plan import PrivacyPlan
+from privacy.statement import (
+    COVERED,
+    Epsilon,
+    as_run_sentence,
+    guarantee_sentence,
+    not_covered,
+    plan_warnings,
+    strength,
+    tier,
+    trust_sentences,
+)
+
+__all__ = ["RunFacts", "build_report", "plain", "read_run", "to_json", "write_report"]
+
+SCHEMA_VERSION = 1
+Releases = list[tuple[AccountingEvent, int]]
+
+
+def write_report(folder: Path) -> dict[str, Any]:
+    """Write privacy-report.json and privacy-report.html into a run directory; returns the JSON."""
+    report = build_report(read_run(folder))
+    run_directory.write_text(folder / run_directory.REPORT_JSON, to_json(report))
+    from fedopt.report_page import html_page
+
+    page = html_page(report)
+    if page is not None:
+        run_directory.write_text(folder / run_directory.REPORT_HTML, page)
+    return report
+
+
+def to_json(report: Mapping[str, Any]) -> str:
+    """Write a report as JSON, numbers unrounded, infinities as the text "inf"."""
+    return json.dumps(plain(report), indent=2, allow_nan=False) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """Turn nested values into what JSON can hold."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "inf" if value > 0 else "-inf" if value < 0 else "nan"
+    return value
+
+
+def build_report(facts: RunFacts) -> dict[str, Any]:
+    """Collect every group of the report; all numbers come from ledger, settings and rows."""
+    run_id = facts.provenance["run_id"]
+    claimed, as_run = facts.ledger.releases(run_id), facts.ledger.releases_as_run(run_id)
+    spent = quoted(facts, claimed)
+    spent_as_run = quoted(facts, as_run)
+    warnings = [
+        *plan_warnings(facts.plan, facts.randomness),
+        *spent.warnings,
+        *_run_warnings(facts, spent.epsilon, spent_as_run.epsilon),
+    ]
+    rounds = sum(row.state == "committed" for row in facts.charges)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "statement": guarantee_sentence(facts.plan, stated(spent), rounds, facts.randomness),
+        "as_run_statement": as_run_sentence(
+            facts.plan, stated(spent_as_run), rounds, facts.randomness
+        ),
+        "trust": trust_sentences(facts.plan),
+        "assumptions": [asdict(item) for item in assumptions(facts.plan, facts.randomness)],
+        "setting": _setting(facts),
+        "unit": {"name": "user", "meaning": "one person, all of their data"},
+        "adjacency": facts.plan.event.adjacency,
+        "covered": list(COVERED),
+        "not_covered": not_covered(_not_covered_here(facts)),
+        "release": {
+            "what": "the model after every round",
+            "rounds_planned": facts.plan.rounds,
+            "rounds_released": rounds,
+            "formula": "(sum of clipped updates + N(0, (z C)^2)) / m",
+        },
+        "mechanism": _mechanism(facts),
+        "sampling": _sampling(facts),
+        "accounting": _accounting(facts, claimed, spent),
+        "claimed": _side(facts.plan.event, spent),
+        "as_run": _side(facts.plan.event_as_run, spent_as_run)
+        | {"virtual_users": facts.plan.simulation.virtual},
+        "extrapolation": _extrapolation(facts, spent, spent_as_run),
+        "curves": build_curves(facts.plan, facts.charges, facts.settings.privacy.accountant),
+        "audit": None,
+        "utility": _utility(facts),
+        "provenance": _provenance(facts),
+        "warnings": [asdict(warning) for warning in _unique(warnings)],
+    }
+
+
+def quoted(facts: RunFacts, releases: Releases) -> PrivacySpent:
+    """Account releases by the accountant that the run quotes."""
+    accountant: Any = facts.settings.privacy.accountant
+    return epsilon_spent(releases, facts.plan.delta, accountant)
+
+
+def stated(spent: PrivacySpent) -> Epsilon:
+    """Give an epsilon its full description."""
+    return Epsilon(
+        value=spent.epsilon,
+        delta=spent.delta,
+        adjacency=spent.adjacency,
+        sampling=spent.sampling,
+        accountant=spent.accountant,
+        version=spent.library,
+        upper_bound=spent.upper_bound,
+    )
+
+
+def _side(event: AccountingEvent, spent: PrivacySpent) -> dict[str, Any]:
+    return {
+        "population": event.population,
+        "cohort": event.cohort,
+        "sample_rate": event.sample_rate,
+        "noise_multiplier": event.noise_multiplier,
+        "epsilon": asdict(stated(spent)),
+        "tier": tier(spent.epsilon),
+        "strength": strength(spent.epsilon),
+    }
+
+
+def _setting(facts: RunFacts) -> dict[str, Any]:
+    privacy = facts.settings.privacy
+    return {
+        "trust_model": "central: the server is trusted",
+        "noise_added_by": privacy.noise_placement,
+        "noise_completed_by": "server",
+        "secure_aggregation": False,
+        "randomness": privacy.randomness,
+        "strategy": facts.settings.server.strategy,
+        "task": facts.settings.task.task,
+        "engine": facts.settings.engine.engine,
+        "device": facts.settings.engine.device,
+        "tuning_runs_charged": False,
+        "metric_chose_anything": False,
+    }
+
+
+def _mechanism(facts: RunFacts) -> dict[str, Any]:
+    plan = facts.plan
+    layers = facts.provenance["layers"]
+    bounds = plan.bounds([size for _, size in layers])
+    shares = facts.rows[-1].get("layer_clipped") if facts.rows else None
+    return {
+        "name": "Gaussian",
+        "noise_multiplier": plan.noise_multiplier,
+        "clip_norm": plan.clip_norm,
+        "clipping": plan.clipping,
+        "sensitivity": plan.clip_norm * (2.0 if plan.event.adjacency == "replace-one" else 1.0),
+        "noise_std_on_sum": plan.noise_std_on_sum,
+        "noise_std_on_mean": plan.noise_std_on_mean,
+        "denominator": plan.denominator,
+        "noise_placement": plan.noise_placement,
+        "grid_spacing": plan.grid_spacing,
+        "layers": [
+            {
+                "name": name,
+                "size": size,
+                "bound": bound,
+                "signal_to_noise_at_most": _signal_to_noise(bound, plan.noise_std_on_mean, size),
+                "clipped_fraction_last_round_not_private": shares[index] if shares else None,
+            }
+            for index, ((name, size), bound) in enumerate(zip(layers, bounds, strict=True))
+        ],
+    }
+
+
+def _signal_to_noise(bound: float, deviation: float, size: int) -> float:
+    """Compare the largest possible mean update of a layer with the norm of its noise."""
+    return bound / (deviation * math.sqrt(size)) if deviation > 0.0 else math.inf
+
+
+def _sampling(facts: RunFacts) -> dict[str, Any]:
+    done = [row for row in facts.charges if row.state == "committed"]
+    sizes = [row.cohort_realised or 0 for row in done]
+    replies = sum(row.replies or 0 for row in done)
+    return {
+        "scheme": facts.plan.sampling,
+        "enforced": True,
+        "sample_rate": facts.plan.sample_rate,
+        "sample_rate_as_run": facts.plan.event_as_run.sample_rate,
+        "cohort_cap": facts.plan.cohort_cap,
+        "cohort_realised": {
+            "smallest": min(sizes, default=0),
+            "mean": sum(sizes) / len(sizes) if sizes else 0.0,
+            "largest": max(sizes, default=0),
+            "by_round": sizes,
+        },
+        "users_without_contribution": sum(sizes) - replies,
+        "remedy": "a lost user counts as zeros; the server completes the noise",
+    }
+
+
+def _accounting(facts: RunFacts, claimed: Releases, spent: PrivacySpent) -> dict[str, Any]:
+    return {
+        "epsilon": asdict(stated(spent)),
+        "accountants": by_every_accountant(facts.plan, claimed, spent),
+        "rounds_charged": sum(count for _, count in claimed),
+        "ceiling": facts.settings.privacy.epsilon,
+        "epsilon_at_planned_end": asdict(stated(_at_planned_end(facts, claimed))),
+        "epsilon_without_amplification": asdict(_without_amplification(facts, claimed)),
+        "gdp_mu": gdp_mu(claimed),
+        "tier": tier(spent.epsilon),
+        "delta_times_population": facts.plan.delta * facts.plan.population,
+        "by_round": [{"round": row["round"], "epsilon": row.get("epsilon")} for row in facts.rows],
+    }
+
+
+def _at_planned_end(facts: RunFacts, claimed: Releases) -> PrivacySpent:
+    """Account what is charged and, by the plan, the rounds that are still to come."""
+    last = max((row.round for row in facts.charges), default=0)
+    rest = max(facts.plan.rounds - last, 0)
+    return quoted(facts, [*claimed, *([(facts.plan.event, rest)] if rest else [])])
+
+
+def _without_amplification(facts: RunFacts, claimed: Releases) -> Epsilon:
+    return Epsilon(
+        value=epsilon_without_amplification(claimed, facts.plan.delta),
+        delta=facts.plan.delta,
+        adjacency=facts.plan.event.adjacency,
+        sampling="known cohorts",
+        accountant="exact",
+        version=library_version("scipy"),
+    )
+
+
+def by_every_accountant(
+    plan: PrivacyPlan, releases: Releases, spent: PrivacySpent
+) -> dict[str, Any]:
+    """Account the same releases by every accountant that can; where one fails, say why."""
+    found: dict[str, Any] = {spent.accountant: _answer(spent)}
+    for name in available_accountants(plan.event):
+        if name in found or not releases:
+            continue
+        try:
+            found[name] = _answer(epsilon_spent(releases, plan.delta, name))
+        except SettingsError as problem:
+            found[name] = {"epsilon": None, "order": None, "library": None, "why": str(problem)}
+    return found
+
+
+def _answer(spent: PrivacySpent) -> dict[str, Any]:
+    known = asdict(stated(spent))
+    return known | {"epsilon": spent.epsilon, "order": spent.order, "library": spent.library}
+
+
+def _extrapolation(
+    facts: RunFacts, spent: PrivacySpent, as_run: PrivacySpent
+) -> dict[str, Any] | None:
+    if not extrapolates(facts.plan):
+        return None
+    return {
+        "trained": {
+            "users": facts.plan.simulation.users,
+            "cohort": facts.plan.simulation.cohort,
+            "epsilon": asdict(stated(as_run)),
+        },
+        "claimed": {
+            "population": facts.plan.population,
+            "cohort": facts.plan.cohort,
+            "epsilon": asdict(stated(spent)),
+        },
+        "assumption": "the metric is the same when the claimed cohort is really trained",
+    }
+
+
+def _utility(facts: RunFacts) -> dict[str, Any]:
+    metric = facts.provenance["metric"]
+    history = [{"round": row["round"], "value": row[metric]} for row in facts.rows if metric in row]
+    last = facts.rows[-1] if facts.rows else {}
+    tested = last.get(f"test_{metric}")
+    return {
+        "metric": metric,
+        "final": tested if tested is not None else history[-1]["value"] if history else None,
+        "final_split": "test" if tested is not None else "dev",
+        "private": False,
+        "history": history,
+        "data": facts.provenance["data"],
+    }
+
+
+def _provenance(facts: RunFacts) -> dict[str, Any]:
+    kept = {
+        key: value
+        for key, value in facts.provenance.items()
+        if key not in ("layers", "metric", "data", "schema_version")
+    }
+    run_id = facts.provenance["run_id"]
+    return kept | {
+        "ledger_digest": facts.ledger.digest(run_id),
+        "model_sha256": run_directory.file_digest(facts.folder / run_directory.MODEL),
+        "seed": facts.settings.run.seed,
+    }
+
+
+def _not_covered_here(facts: RunFacts) -> list[str]:
+    if facts.settings.task.init_from is None:
+        return []
+    return ["the data of the seed model that --init-from loaded"]
+
+
+def _run_warnings(facts: RunFacts, claimed: float, as_run: float) -> list[PrivacyWarning]:
+    released = sum(row.state == "committed" for row in facts.charges)
+    charged = len(facts.charges)
+    weak, weak_as_run = strength(claimed), strength(as_run)
+    people = extrapolates(facts.plan) and not facts.plan.simulation.virtual
+    runs = {row.run for row in facts.ledger.rows()} - {facts.provenance["run_id"]}
+    planned = facts.plan.rounds
+    model = run_directory.file_digest(facts.folder / run_directory.MODEL)
+    candidates = [
+        (
+            released < planned,
+            "not-finished",
+            f"{released} of {planned} planned rounds were released.",
+        ),
+        (
+            charged > released,
+            "charged-not-released",
+            f"{charged} releases are charged for {released} released models: rounds that were "
+            "repeated or interrupted stay charged.",
+        ),
+        (
+            bool(runs),
+            "ledger-shared",
+            f"{len(runs)} more runs are on the same ledger; what they spend on the same people "
+            "adds to this: see fedopt report --ledger.",
+        ),
+        (
+            facts.provenance.get("model_sha256", model) != model,
+            "model-changed",
+            "The model file is not the one that the run wrote.",
+        ),
+        (
+            bool(weak_as_run) and people,
+            "as-run-weak",
+            f"As run: {weak_as_run} for the people in the data set.",
+        ),
+        (bool(weak), "epsilon-large", f"As claimed: {weak}."),
+    ]
+    return [PrivacyWarning(code, text) for holds, code, text in candidates if holds]
+
+
+def _unique(warnings: list[PrivacyWarning]) -> list[PrivacyWarning]:
+    return list({warning.code: warning for warning in warnings}.values())

@@ -1,0 +1,120 @@
+"""Keep a run's files together: settings, provenance, model, and the lock on the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedopt.config import Settings, build_settings
+from privacy.errors import SettingsError
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG, PROVENANCE, ROUNDS, LEDGER, MODEL = (
+    "config.toml",
+    "provenance.json",
+    "rounds.jsonl",
+    "ledger.sqlite",
+    "model.safetensors",
+)
+CHECKPOINTS = "checkpoints"
+REPORT_JSON, REPORT_HTML = "privacy-report.json", "privacy-report.html"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside and rename it, so that nobody ever reads half of it."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(partial, path)
+
+
+def write_config(folder: Path, settings: Settings) -> None:
+    """Write the effective settings as TOML; settings that are not set are left out."""
+    import tomli_w
+
+    tables = settings.model_dump(mode="json", exclude_none=True)
+    write_text(folder / CONFIG, tomli_w.dumps(tables))
+
+
+def read_config(path: Path) -> dict[str, dict[str, Any]]:
+    """Read settings from a TOML file; raises SettingsError where it is missing or malformed."""
+    try:
+        with path.open("rb") as opened:
+            return tomllib.load(opened)
+    except OSError as problem:
+        raise SettingsError(
+            f"config {str(path)!r} must be a readable TOML file, got {problem.strerror}"
+        ) from problem
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise SettingsError(
+            f"config {str(path)!r} must be TOML, got an error: {problem}"
+        ) from problem
+
+
+def load_settings(folder: Path) -> Settings:
+    """Read the effective settings of a run directory."""
+    return build_settings(read_config(folder / CONFIG))
+
+
+def write_provenance(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write who ran what, when, with which versions."""
+    write_text(folder / PROVENANCE, json.dumps(facts, indent=2) + "\n")
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """Read the provenance of a run directory; raises SettingsError where it is damaged."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise SettingsError(
+            f"{PROVENANCE} of {folder.name!r} must be readable JSON, got {problem}; "
+            "is this a run directory?"
+        ) from problem
+    return facts
+
+
+def write_model(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Write the final weights as safetensors."""
+    from safetensors.torch import save_file
+
+    partial = folder / (MODEL + ".partial")
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial)
+    os.replace(partial, folder / MODEL)
+
+
+def file_digest(path: Path) -> str | None:
+    """Hash a file with SHA-256; None where there is none."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def is_run(folder: Path) -> bool:
+    """Tell whether a folder holds a run."""
+    return (folder / CONFIG).is_file()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run directory alone; raises SettingsError while a living run holds it."""
+    with (folder / ".lock").open("w") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as problem:
+            raise SettingsError(
+                f"output {str(folder)!r} is in use by a running training; "
+                "wait for it or choose another --output"
+            ) from problem
+        yield

@@ -1,0 +1,418 @@
+"""Build strategy, grid and workers from settings and run them, up to the report."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedopt import run_directory
+from fedopt.config import (
+    Settings,
+    build_settings,
+    changed_settings,
+    settings_hash,
+    users_hash,
+)
+from fedopt.planning import build_plan, resolve, settings_problems, task_options
+from fedopt.run_log import RunLog
+from privacy.errors import BudgetExhausted, SettingsError
+from privacy.plan import PrivacyPlan
+from privacy.seeds import Streams
+
+if TYPE_CHECKING:
+    import torch
+    from flwr.app import ArrayRecord
+    from flwr.serverapp import Grid
+
+    from clients.task import Task
+    from fedopt.local_grid import WorkerGrid
+    from strategies.round_record import RoundRecord
+
+Row = dict[str, Any]
+Callback = Callable[[Row], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Hold what a run made: the trained model, its rows per round, the report, the directory."""
+
+    model: torch.nn.Module
+    history: list[Row]
+    report: dict[str, Any]
+    path: Path
+
+
+@dataclass
+class Run:
+    """Hold the parts of one run while it goes."""
+
+    settings: Settings
+    plan: PrivacyPlan
+    task: Task
+    build_task: Callable[[], Task]
+    folder: Path
+    run_id: str
+    digest: str
+    callbacks: Sequence[Callback]
+    verbose: bool
+    model: torch.nn.Module = field(init=False)
+    log: RunLog = field(init=False)
+    history: list[Row] = field(default_factory=list)
+    latest: RoundRecord | None = None
+
+    @property
+    def streams(self) -> Streams:
+        """Open the streams of the run."""
+        secure = self.settings.privacy.randomness == "secure"
+        return Streams(self.settings.run.seed, self.digest, secure)
+
+
+def simulate(
+    settings: Settings | Mapping[str, Any],
+    *,
+    task: Task | None = None,
+    callbacks: Sequence[Callback] = (),
+    output: str | Path | None = None,
+    resume: bool = False,
+    verbose: bool = False,
+    on_start: Callback | None = None,
+    grid: Grid | None = None,
+) -> Result:
+    """Run a whole training and write its directory.
+
+    settings: Settings or tables like {"privacy": {"epsilon": 4}, "run": {"seed": 2}}.
+    task: a task object in place of the one that the settings name.
+    callbacks: called with each row of rounds.jsonl as it is written.
+    on_start: called once with what is about to run, before the engine starts.
+    grid: Flower's own grid, where Flower runs the workers (see experiments/flower_app).
+    output: run directory; default runs/<time>-<strategy>. resume: go on with an interrupted run.
+
+    Raises: SettingsError, BudgetExhausted, WorkersLost; the directory then holds what was
+    released so far.
+    Guarantee: what is sampled, clipped and noised is what the ledger accounts.
+    Not covered: rows carry losses and evaluation metrics, which are not private.
+    """
+    checked = settings if isinstance(settings, Settings) else build_settings(dict(settings))
+    folder = Path(output) if output is not None else default_output(checked)
+    problems = settings_problems(checked) + output_problems(folder, resume)
+    if problems:
+        raise SettingsError(problems)
+    build_task = _task_builder(checked, task)
+    built = build_task()
+    users = list(built.user_ids())
+    effective = resolve(checked, len(users))
+    plan = build_plan(effective, len(users))
+    digest = settings_hash(effective, users_hash(users))
+    folder.mkdir(parents=True, exist_ok=True)
+    with run_directory.locked(folder):
+        run_id = _begin(folder, effective, digest, resume)
+        run = Run(effective, plan, built, build_task, folder, run_id, digest, callbacks, verbose)
+        with _one_thread():
+            return _run(run, on_start, grid)
+
+
+def default_output(settings: Settings) -> Path:
+    """Name a new run directory by time and strategy."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{stamp}-{settings.server.strategy}"
+
+
+def output_problems(folder: Path, resume: bool) -> list[str]:
+    """Refuse to write over what is there."""
+    if folder.exists() and not folder.is_dir():
+        return [f"output must be a directory, got the file {str(folder)!r}; choose another"]
+    if resume or not folder.exists() or not any(folder.iterdir()):
+        return []
+    advice = "give --resume to go on with it, or choose another --output"
+    return [f"output must be a new or empty directory, got {str(folder)!r}; {advice}"]
+
+
+def _task_builder(settings: Settings, task: Task | None) -> Callable[[], Task]:
+    from clients.task import load_task
+
+    if task is not None:
+        return lambda: task
+    return functools.partial(load_task, settings.task.task, task_options(settings))
+
+
+def _begin(folder: Path, settings: Settings, digest: str, resume: bool) -> str:
+    """Write settings and provenance of a new run, or check them on resume; returns the run id."""
+    if resume and run_directory.is_run(folder):
+        changes = changed_settings(run_directory.load_settings(folder), settings)
+        facts = run_directory.read_provenance(folder)
+        if changes or facts["settings_hash"] != digest:
+            raise SettingsError(
+                "resume needs the settings of the interrupted run, got changes in "
+                f"{'; '.join(changes) or 'the data users'}; leave them out or start a new run"
+            )
+        facts["times_resumed"] += 1
+        run_directory.write_provenance(folder, facts)
+        return str(facts["run_id"])
+    repeatable = settings.privacy.randomness == "reproducible" and settings.engine.device == "cpu"
+    run_id = digest[:16] if repeatable else uuid.uuid4().hex[:16]
+    run_directory.write_config(folder, settings)
+    run_directory.write_provenance(folder, _provenance(run_id, digest))
+    return run_id
+
+
+def _provenance(run_id: str, digest: str) -> dict[str, Any]:
+    from fedopt.doctor import commit, versions
+
+    return {
+        "schema_version": 1,
+        "run_id": run_id,
+        "settings_hash": digest,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "ended": None,
+        "times_resumed": 0,
+        "commit": commit(),
+        "versions": versions(),
+    }
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread, so that results do not depend on the machine's cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(run: Run, on_start: Callback | None, given: Grid | None) -> Result:
+    run.log = RunLog(run.folder / run_directory.ROUNDS)
+    run.model = initial_model(run)
+    _note(run, describe(run))
+    if on_start is not None:
+        on_start(announcement(run))
+    with contextlib.nullcontext(given) if given else open_grid(run) as grid:
+        try:
+            _train(run, grid)
+        except BudgetExhausted:
+            _close(run)
+            raise
+    return Result(run.model, run.history, _close(run), run.folder)
+
+
+def _close(run: Run) -> dict[str, Any]:
+    """Keep the model as far as it was released, and report on it."""
+    from fedopt.report import write_report
+
+    run_directory.write_model(run.folder, _weights(run.model))
+    digest = run_directory.file_digest(run.folder / run_directory.MODEL)
+    ended = datetime.now(UTC).isoformat(timespec="seconds")
+    _note(run, {"ended": ended, "model_sha256": digest})
+    return write_report(run.folder)
+
+
+def _note(run: Run, facts: Mapping[str, Any]) -> None:
+    known = run_directory.read_provenance(run.folder)
+    run_directory.write_provenance(run.folder, known | dict(facts))
+
+
+def announcement(run: Run) -> dict[str, Any]:
+    """Say what is about to run, for progress displays."""
+    from clients.local_training import trainable
+
+    engine, privacy = run.settings.engine, run.settings.privacy
+    return {
+        "strategy": run.settings.server.strategy,
+        "engine": engine.engine,
+        "workers": engine.workers if engine.engine == "ray" else 1,
+        "device": engine.device,
+        "population": run.plan.population,
+        "cohort": run.plan.cohort,
+        "noise_multiplier": run.plan.noise_multiplier,
+        "epsilon": privacy.epsilon,
+        "users": run.plan.simulation.users,
+        "simulated_cohort": run.plan.simulation.cohort,
+        "parameters": sum(p.numel() for p in trainable(run.model).values()),
+        "metric": getattr(run.task, "metric", "loss"),
+    }
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """Describe model and data for the report."""
+    from clients.local_training import trainable
+
+    about = getattr(run.task, "describe", dict)
+    return {
+        "data_users": len(run.task.user_ids()),
+        "users_hash": users_hash(run.task.user_ids()),
+        "metric": getattr(run.task, "metric", "loss"),
+        "layers": [[name, p.numel()] for name, p in trainable(run.model).items()],
+        "data": about(),
+    }
+
+
+def initial_model(run: Run) -> torch.nn.Module:
+    """Build the model with weights drawn from the run's seed, or loaded by --init-from."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.streams.torch_seed("model", 0))
+        model = run.task.model()
+    if run.settings.task.init_from is not None:
+        load_weights(model, Path(run.settings.task.init_from))
+    return model
+
+
+def load_weights(model: torch.nn.Module, path: Path) -> None:
+    """Load weights strictly: every trainable tensor present, none over, all shapes equal."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from clients.local_training import trainable
+
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as problem:
+        raise SettingsError(
+            f"init-from {path.name!r} must be safetensors, got {problem}"
+        ) from problem
+    own = trainable(model)
+    shapes = {name: tuple(parameter.shape) for name, parameter in own.items()}
+    given = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    if shapes != given:
+        wrong = sorted(
+            name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name)
+        )
+        raise SettingsError(
+            f"init-from {path.name!r} must hold exactly the model's tensors; missing, left over "
+            f"or of another shape: {', '.join(wrong[:8])}"
+        )
+    for name, parameter in own.items():
+        parameter.data.copy_(found[name])
+
+
+@contextlib.contextmanager
+def open_grid(run: Run) -> Iterator[WorkerGrid]:
+    """Start the engine that the settings name, and end its workers in the end."""
+    grid = build_grid(run)
+    try:
+        yield grid
+    finally:
+        grid.close()
+
+
+def build_grid(run: Run) -> WorkerGrid:
+    """Start the engine that the settings name."""
+    from fedopt.client_app import cohort_client_app
+
+    engine = run.settings.engine
+    if engine.engine == "local":
+        from fedopt.local_grid import LocalGrid
+
+        return LocalGrid(cohort_client_app(lambda: run.task, engine.device))
+    import torch
+
+    from fedopt.ray_grid import RayGrid
+    from fedopt.ray_worker import RaySettings
+
+    gpus = torch.cuda.device_count() / engine.workers if engine.device == "cuda" else 0.0
+    settings = RaySettings(engine.workers, engine.ray_address, gpus, run.verbose)
+    build_app = functools.partial(cohort_client_app, run.build_task, engine.device)
+    return RayGrid(build_app, settings)
+
+
+def _train(run: Run, grid: Grid) -> None:
+    from clients.local_training import trainable
+    from clients.protocol import weights_record
+    from fedopt.server_app import build_strategy
+
+    strategy = build_strategy(run)
+    arrays = {name: p.detach().numpy() for name, p in trainable(run.model).items()}
+    strategy.start(
+        grid,
+        weights_record(arrays),
+        num_rounds=run.plan.rounds,
+        timeout=run.settings.engine.timeout,
+        evaluate_fn=functools.partial(after_round, run),
+    )
+
+
+def after_round(run: Run, number: int, arrays: ArrayRecord) -> None:
+    """Evaluate and log a round that is visible; on resume, log a round whose line was lost."""
+    from strategies.cohort_training import arrays_of
+
+    known = {row["round"] for row in run.history} if run.history else set()
+    if not known:
+        run.history = run.log.keep_until(number)
+        known = {row["round"] for row in run.history}
+    load_arrays(run.model, arrays_of(arrays))
+    if number in known:
+        return
+    row = round_row(run, number, arrays)
+    run.log.append(row)
+    run.history.append(row)
+    for callback in run.callbacks:
+        callback(row)
+
+
+def round_row(run: Run, number: int, arrays: ArrayRecord) -> Row:
+    """Build a round's row: what was released, and what an evaluation measured."""
+    record = run.latest
+    row: Row = {"round": number}
+    if record is not None and number:
+        row |= asdict(record)
+    else:
+        row |= {"cohort": 0, "replies": 0, "epsilon": 0.0 if run.plan.noise_multiplier else None}
+    if number % run.settings.run.eval_every == 0 or number == run.plan.rounds:
+        started = time.perf_counter()
+        row |= evaluate(run.task, run.model, "dev", run.settings.engine.device)
+        if number == run.plan.rounds and "test" in getattr(run.task, "splits", ()):
+            tested = evaluate(run.task, run.model, "test", run.settings.engine.device)
+            row |= {f"test_{name.removeprefix('test_')}": value for name, value in tested.items()}
+        phases = dict(row.get("seconds_by_phase", {}))
+        row["seconds_by_phase"] = phases | {"evaluation": time.perf_counter() - started}
+    return row
+
+
+def evaluate(task: Task, model: torch.nn.Module, split: str, device: str = "cpu") -> Row:
+    """Measure the model on a split; "loss" becomes "dev_loss" beside the training loss."""
+    import torch
+
+    model.to(device).eval()
+    with torch.inference_mode():
+        measured = dict(task.evaluate(model, split))
+    model.to("cpu")
+    loss = measured.pop("loss", None)
+    return measured | ({} if loss is None else {f"{split}_loss": loss})
+
+
+def load_arrays(model: torch.nn.Module, arrays: Mapping[str, Any]) -> None:
+    """Copy named arrays into the model's trainable parameters."""
+    import torch
+
+    from clients.local_training import trainable
+
+    for name, parameter in trainable(model).items():
+        parameter.data.copy_(torch.from_numpy(arrays[name].copy()))
+
+
+def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    from clients.local_training import trainable
+
+    return {name: p.detach().clone() for name, p in trainable(model).items()}
+
+
+def model_digest(model: torch.nn.Module) -> str:
+    """Hash the trainable weights, for comparing runs."""
+    parts = hashlib.sha256()
+    for name, tensor in _weights(model).items():
+        parts.update(json.dumps([name, list(tensor.shape)]).encode())
+        parts.update(tensor.numpy().tobytes())
+    return parts.hexdigest()
