@@ -1,0 +1,107 @@
+"""Describe a speech corpus: who said what, in which split, and how to read it."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.asr.features import WINDOW_SAMPLES, utterance_features
+
+SPLITS = ("train", "dev", "test")
+
+_log = logging.getLogger(__name__)
+
+
+class UnreadableAudio(Exception):
+    """Report one utterance whose audio cannot be used; the message names it and says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """Describe one utterance.
+
+    key: its name in the corpus; speaker: who spoke, the user of federated training;
+    split: "train", "dev" or "test"; text: what was said, normalised; seconds: its length.
+    """
+
+    key: str
+    speaker: str
+    split: str
+    text: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Hold the index of a corpus and the ways to read it, whatever its source.
+
+    read_samples: gives (samples,) float32 in [-1, 1], mono, 16 kHz; raises UnreadableAudio.
+    stored_features: gives ready (frames, 80) float16 features, where the source keeps them.
+    notes: counts of what was left out or mended while indexing, by reason.
+    """
+
+    name: str
+    utterances: tuple[Utterance, ...]
+    read_samples: Callable[[Utterance], NDArray[np.float32]]
+    stored_features: Callable[[Utterance], NDArray[np.float16]] | None = None
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+    def split(self, name: str) -> tuple[Utterance, ...]:
+        """Give the utterances of one split, in the order of the index."""
+        return tuple(utterance for utterance in self.utterances if utterance.split == name)
+
+
+class FeatureBank:
+    """Compute the features of each utterance once and keep them, up to a memory limit.
+
+    What cannot be read is named in a warning, counted in `unreadable`, and skipped from then on.
+    """
+
+    def __init__(self, corpus: Corpus, limit_megabytes: float = 1024.0) -> None:
+        self._corpus = corpus
+        self._kept: dict[str, NDArray[np.float16] | None] = {}
+        self._bytes_left = limit_megabytes * 2**20
+        self._unreadable: Counter[str] = Counter()
+
+    @property
+    def unreadable(self) -> int:
+        """Count the utterances that were found unreadable so far."""
+        return len(self._unreadable)
+
+    def features(self, utterance: Utterance) -> NDArray[np.float16] | None:
+        """Give the (frames, 80) features of an utterance, None where its audio is unusable."""
+        if self._corpus.stored_features is not None:
+            return self._corpus.stored_features(utterance)
+        if utterance.key in self._kept:
+            return self._kept[utterance.key]
+        features = self._compute(utterance)
+        size = 0 if features is None else features.nbytes
+        if size <= self._bytes_left:
+            self._bytes_left -= size
+            self._kept[utterance.key] = features
+        return features
+
+    def _compute(self, utterance: Utterance) -> NDArray[np.float16] | None:
+        try:
+            return utterance_features(checked_samples(self._corpus.read_samples(utterance)))
+        except UnreadableAudio as problem:
+            _log.warning("Skipped %s: %s", utterance.key, problem)
+            self._unreadable[utterance.key] += 1
+            return None
+
+
+def checked_samples(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return samples that features can be computed from.
+
+    Raises: UnreadableAudio when there is less than one 25 ms window or a value is not finite.
+    """
+    if len(samples) < WINDOW_SAMPLES:
+        raise UnreadableAudio(f"it has {len(samples)} samples, fewer than one 25 ms window")
+    if not np.isfinite(samples).all():
+        raise UnreadableAudio("a sample is not a finite number")
+    return samples

@@ -1,0 +1,1 @@
+"""Classify synthetic points: a small complete task, and the example of how to bring your own."""

@@ -1,0 +1,1 @@
+"""Run fedopt's private speech training under Flower's own runtime."""
