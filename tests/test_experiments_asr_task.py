@@ -1,0 +1,270 @@
+"""Check the speech task as the engines use it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clients.task import Task, load_task
+from experiments.asr.batching import SpeechBatch
+from experiments.asr.corpora import Corpus, UnreadableAudio, Utterance
+from experiments.asr.model import build_model
+from experiments.asr.task import SpeechTask, SpeechUser, task
+from experiments.asr.tokens import Tokens
+from privacy.errors import SettingsError
+
+SIZES = {"speakers": 4, "utterances": 6, "held_out_speakers": 2, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def speech(cache: Path) -> SpeechTask:
+    return task(cache_dir=cache, **SIZES)
+
+
+def test_the_task_is_found_by_name_and_offers_the_protocol(cache: Path) -> None:
+    found = load_task("experiments.asr.task:task", {**SIZES, "cache_dir": str(cache)})
+    assert isinstance(found, Task)
+    assert isinstance(found, SpeechTask)
+    assert found.metric == "wer"
+    assert found.splits == ("dev", "test")
+    assert list(found.user_ids()) == sorted(found.user_ids())
+    assert len(found.user_ids()) == 4
+
+
+def test_an_unknown_option_is_a_settings_error() -> None:
+    with pytest.raises(SettingsError, match="does not take these options"):
+        load_task("experiments.asr.task:task", {"colour": "red"})
+
+
+def test_every_wrong_option_is_reported_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        task(
+            dataset="radio",
+            model="huge",
+            dropout=2.0,
+            batch_size=0,
+            speakers=0,
+            spec_augment="some",
+            speed=0.9,
+        )
+    text = str(caught.value)
+    assert len(caught.value.problems) == 7
+    for option in (
+        "dataset",
+        "model",
+        "dropout",
+        "batch_size",
+        "speakers",
+        "spec_augment",
+        "speed",
+    ):
+        assert f"{option} must be" in text
+
+
+def test_a_missing_data_root_is_a_settings_error() -> None:
+    with pytest.raises(SettingsError, match="data_root must be an existing folder"):
+        task(dataset="librispeech", data_root="/no/such/folder")
+
+
+def test_one_epoch_holds_each_utterance_of_the_user_once(speech: SpeechTask) -> None:
+    user = speech.user_data(speech.user_ids()[1])
+    batches = list(user.batches(np.random.default_rng(0)))
+    assert [len(batch.feature_lengths) for batch in batches] == [2, 2, 2]
+    written = []
+    for batch in batches:
+        ends = batch.target_lengths.cumsum(0).tolist()
+        starts = [0, *ends]
+        labels = batch.targets.tolist()
+        written += [
+            speech.tokens.decode(labels[start:end])
+            for start, end in zip(starts, ends, strict=False)
+        ]
+        for features, length in zip(batch.features, batch.feature_lengths, strict=True):
+            assert not features[length:].any()
+    assert sorted(written) == sorted(item.text for item in user.utterances)
+
+
+@pytest.mark.parametrize("spec_augment", [False, True])
+def test_batches_depend_on_the_generator_only(cache: Path, spec_augment: bool) -> None:
+    built = task(cache_dir=cache, spec_augment=spec_augment, speed=0.1, tract=0.1, **SIZES)
+    user = built.user_data(built.user_ids()[0])
+    first, again, other = (list(user.batches(np.random.default_rng(seed))) for seed in (3, 3, 4))
+    for one, two in zip(first, again, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert any(
+        one.features.shape != two.features.shape or not torch.equal(one.features, two.features)
+        for one, two in zip(first, other, strict=True)
+    )
+
+
+def _brute_force_loss(log_probabilities: np.ndarray, labels: list[int]) -> float:
+    """Add up the probability of every path that collapses to the labels."""
+    steps, size = log_probabilities.shape
+    total = 0.0
+    for path in itertools.product(range(size), repeat=steps):
+        kept = [label for label, _ in itertools.groupby(path)]
+        if [label for label in kept if label] == labels:
+            total += math.exp(
+                sum(log_probabilities[step, label] for step, label in enumerate(path))
+            )
+    return -math.log(total)
+
+
+class _Fixed(torch.nn.Module):
+    def __init__(self, logits: torch.Tensor, lengths: list[int]) -> None:
+        super().__init__()
+        self.logits, self.lengths = torch.nn.Parameter(logits), torch.tensor(lengths)
+
+    def forward(
+        self, features: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.logits, self.lengths
+
+
+def _batch(labels: list[list[int]]) -> SpeechBatch:
+    return SpeechBatch(
+        torch.zeros(len(labels), 6, 80),
+        torch.full((len(labels),), 6),
+        torch.tensor([label for row in labels for label in row]),
+        torch.tensor([len(row) for row in labels]),
+    )
+
+
+def test_the_loss_is_the_sum_over_all_paths_per_character(speech: SpeechTask) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 4, 3)
+    loss = speech.loss(_Fixed(logits, [4, 3]), _batch([[1, 1], [2]]))
+    log_probabilities = torch.log_softmax(logits, dim=-1).numpy()
+    first = _brute_force_loss(log_probabilities[0], [1, 1])
+    second = _brute_force_loss(log_probabilities[1, :3], [2])
+    assert loss.item() == pytest.approx((first + second) / 3, rel=1e-5)
+
+
+def test_labels_that_do_not_fit_count_zero_and_stay_finite(speech: SpeechTask) -> None:
+    model = _Fixed(torch.randn(2, 4, 3), [4, 4])
+    loss = speech.loss(model, _batch([[1, 1, 1, 1], [2]]))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert math.isfinite(loss.item())
+    assert model.logits.grad is not None
+    assert not model.logits.grad[0].any()
+    assert model.logits.grad[1].any()
+
+
+def test_evaluation_covers_the_split_and_leaves_the_model_as_it_was(speech: SpeechTask) -> None:
+    torch.manual_seed(0)
+    model = speech.model().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    metrics = speech.evaluate(model, "dev")
+    assert set(metrics) == {"loss", "wer", "cer"}
+    assert metrics["wer"] > 0.9
+    assert metrics["loss"] > 1.0
+    assert metrics == speech.evaluate(model, "dev")
+    assert metrics != speech.evaluate(model, "test")
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    with pytest.raises(SettingsError, match="split must be one of dev, test"):
+        speech.evaluate(model, "train")
+
+
+def test_a_perfect_model_has_no_errors(speech: SpeechTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def oracle(logits: torch.Tensor, lengths: torch.Tensor, tokens: Tokens) -> list[str]:
+        return [said.pop(0) for _ in lengths]
+
+    dev = sorted(speech.corpus.split("dev"), key=lambda item: item.seconds)
+    said = [item.text for item in dev]
+    monkeypatch.setattr("experiments.asr.task.greedy_decode", oracle)
+    metrics = speech.evaluate(speech.model(), "dev")
+    assert not said
+    assert metrics["wer"] == metrics["cer"] == 0.0
+
+
+def test_the_loss_of_the_split_is_weighted_by_characters(speech: SpeechTask) -> None:
+    torch.manual_seed(0)
+    model = speech.model().eval()
+    held_out = SpeechUser(
+        speech.corpus.split("dev"), speech._bank, speech.tokens, 1, speech._augmentation
+    )
+    total, characters = 0.0, 0
+    with torch.inference_mode():
+        for batch in held_out.batches(np.random.default_rng(0)):
+            count = int(batch.target_lengths.sum())
+            total += speech.loss(model, batch).item() * count
+            characters += count
+    assert speech.evaluate(model, "dev")["loss"] == pytest.approx(total / characters, rel=1e-4)
+
+
+def test_the_description_counts_what_is_there(speech: SpeechTask) -> None:
+    facts = speech.describe()
+    assert facts["training speakers"] == 4
+    assert facts["training utterances"] == 24
+    assert facts["dev speakers"] == facts["test speakers"] == 2
+    seconds = sum(item.seconds for item in speech.corpus.split("train"))
+    assert facts["training hours"] == pytest.approx(seconds / 3600, abs=1e-3)
+
+
+def test_batches_travel_to_other_processes_and_devices(speech: SpeechTask) -> None:
+    batch = next(iter(speech.all_training_data().batches(np.random.default_rng(0))))
+    copy = pickle.loads(pickle.dumps(batch))
+    assert all(torch.equal(one, two) for one, two in zip(batch, copy, strict=True))
+    moved = speech.move(batch, "meta")
+    assert isinstance(moved, SpeechBatch)
+    assert {tensor.device.type for tensor in moved} == {"meta"}
+
+
+def _spoken(key: str, split: str, text: str, seconds: float) -> Utterance:
+    return Utterance(key, f"speaker-{key}", split, text, seconds)
+
+
+def _read(utterance: Utterance) -> np.ndarray:
+    if utterance.text == "broken":
+        raise UnreadableAudio("it is broken")
+    generator = np.random.default_rng(len(utterance.text))
+    return generator.normal(0, 0.1, int(utterance.seconds * 16000)).astype(np.float32)
+
+
+def test_what_cannot_be_learned_is_left_out_and_counted() -> None:
+    corpus = Corpus(
+        "hand-made",
+        (
+            _spoken("a", "train", "fits", 1.0),
+            _spoken("b", "train", "far too many letters for this", 0.3),
+            _spoken("c", "train", "long", 31.0),
+            _spoken("d", "train", "broken", 1.0),
+            _spoken("e", "dev", "good", 1.0),
+            _spoken("f", "dev", "broken", 1.0),
+        ),
+        _read,
+        notes={"missing audio": 2},
+    )
+    built = SpeechTask(corpus, lambda labels: build_model("tiny", labels))
+    assert list(built.user_ids()) == ["speaker-a", "speaker-d"]
+    assert built.splits == ("dev",)
+    assert list(built.user_data("speaker-d").batches(np.random.default_rng(0))) == []
+    assert built.evaluate(built.model(), "dev")["loss"] > 0
+    facts = built.describe()
+    assert facts["corpus: missing audio"] == 2
+    assert facts["corpus: more labels than steps"] == 1
+    assert facts["corpus: longer than 30 seconds"] == 1
+    assert facts["corpus: unreadable when read"] == 2
+
+
+def test_progress_is_told_to_a_callable_and_shown_as_a_bar_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[tuple[int, int]] = []
+    sizes = {**SIZES, "speakers": 1, "held_out_speakers": 1, "utterances": 1}
+    task(cache_dir=tmp_path / "one", **{**sizes, "progress": lambda *now: told.append(now)})
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    task(cache_dir=tmp_path / "two", **{**sizes, "progress": True})
+    assert capsys.readouterr().out == ""

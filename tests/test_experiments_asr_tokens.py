@@ -1,0 +1,61 @@
+"""Check text rules and label numbers of the speech task."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.asr.tokens import ENGLISH, Tokens, normalise_text, steps_needed
+
+
+def test_english_has_thirty_labels_with_the_blank_as_in_the_paper() -> None:
+    assert Tokens().labels == 30
+    assert len(set(ENGLISH)) == 29
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("STOP", "stop"),
+        ("  Hello,   World!  ", "hello world"),
+        ("it\u2019s O'Clock", "it's o'clock"),
+        ("'quoted' - and well-known-", "quoted and well-known"),
+        ("dots...between...words", "dots between words"),
+        ("Déjà vu", "déjà vu"),
+        ("?!", ""),
+    ],
+)
+def test_text_is_lower_case_without_punctuation(written: str, expected: str) -> None:
+    assert normalise_text(written) == expected
+
+
+@given(st.text(max_size=40))
+def test_normalised_text_stays_as_it_is_when_normalised_again(text: str) -> None:
+    once = normalise_text(text)
+    assert normalise_text(once) == once
+    assert "  " not in once
+    assert once == once.strip()
+
+
+@given(st.lists(st.text(alphabet=ENGLISH.replace(" ", ""), min_size=1), max_size=6))
+def test_decoding_undoes_encoding(words: list[str]) -> None:
+    text = " ".join(words)
+    labels = Tokens().encode(text)
+    assert Tokens().decode(labels) == text
+    assert all(1 <= label <= 29 for label in labels)
+
+
+def test_decoding_drops_blanks_and_collapses_spaces() -> None:
+    assert Tokens("ab ").decode([0, 3, 1, 0, 3, 3, 2, 3]) == "a b"
+
+
+def test_characters_without_a_label_are_named_once() -> None:
+    assert Tokens().unknown("naïve 3 naïve") == "3ï"
+    with pytest.raises(KeyError):
+        Tokens().encode("ï")
+
+
+@pytest.mark.parametrize(("labels", "steps"), [([], 0), ([1], 1), ([1, 2], 2), ([1, 1, 1, 2], 6)])
+def test_equal_neighbours_need_a_step_between_them(labels: list[int], steps: int) -> None:
+    assert steps_needed(labels) == steps
