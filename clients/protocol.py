@@ -141,7 +141,7 @@ Part = TypeVar("Part", MechanismSettings, StreamSettings, LocalWork)
 
 def weights_record(weights: Mapping[str, NDArray[Any]]) -> ArrayRecord:
     """Pack named arrays for sending."""
-    return ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in weights.items()})
+    return ArrayRecord({name: Array(np.asarray(a, order="C")) for name, a in weights.items()})
 
 
 def weights_of(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:

@@ -25,7 +25,7 @@ Strategy = Literal[
     "fednovograd",
     "fedlamb",
     "fedlars",
-    "central",
+    "own",
 ]
 DEFAULT_EPSILON = 8.0
 
@@ -120,7 +120,9 @@ class ClientSettings(Section):
     momentum: float = Field(0.0, ge=0, lt=1, description="of local SGD")
     weight_decay: float = Field(0.0, ge=0, description="of local SGD")
     proximal: float = Field(0.0, ge=0, description="FedProx mu")
-    user_seconds: float = Field(0.0, ge=0, description="deadline of one user; 0: none")
+    user_seconds: float = Field(
+        0.0, ge=0, description="deadline of one user; 0: the engine's timeout alone"
+    )
 
 
 class TaskSettings(Section):
@@ -137,13 +139,19 @@ class TaskSettings(Section):
 class EngineSettings(Section):
     """State where the work is done."""
 
-    engine: Literal["auto", "local", "ray"] = Field(
+    engine: Literal["auto", "local", "ray", "flower"] = Field(
         "auto", description="ray: several processes (default where installed); local: this one"
     )
     workers: int = Field(2, ge=1, le=1024, description="worker processes of the ray engine")
     ray_address: str | None = Field(None, description="existing Ray cluster to join")
     device: str = Field("auto", description="auto, cpu, cuda")
-    timeout: float = Field(3600.0, gt=0, description="seconds a round's messages may take")
+    worker_megabytes: float | None = Field(
+        None,
+        ge=0,
+        description="memory a worker's users may take; 0: no limit (default: its share of what is "
+        "free)",
+    )
+    timeout: float = Field(3600.0, gt=0, description="seconds a worker may take for a message")
 
 
 class RunSettings(Section):
@@ -227,7 +235,7 @@ def choices(name: str) -> tuple[str, ...]:
 BYTES_UNCHANGED = {
     "privacy": {"epsilon", "accountant", "ledger"},
     "task": {"data_root"},
-    "engine": {"engine", "workers", "ray_address", "timeout"},
+    "engine": {"engine", "workers", "ray_address", "timeout", "worker_megabytes"},
     "run": {"eval_every"},
 }
 """Settings that leave every byte of the model as it is; all others key the random streams."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fedopt import machine
 from fedopt.config import DEFAULT_EPSILON, SPEECH_TASK, Settings
 from privacy.errors import SettingsError
 from privacy.plan import PrivacyPlan, SimulatedCohort, plan_problems
+
+if TYPE_CHECKING:
+    import torch
 
 TRIAL_COHORT = 8
 """Users trained per round where --simulated-cohort is not given."""
@@ -36,6 +40,10 @@ def settings_problems(settings: Settings) -> list[str]:
 def _engine_problems(settings: Settings) -> list[str]:
     engine = settings.engine
     problems = []
+    if engine.engine == "flower":
+        problems.append("engine flower is chosen by flwr run, got it here; use auto, local or ray")
+    if settings.server.strategy == "own":
+        problems.append("strategy own is for strategies built in Python; name one of fedopt's")
     if engine.engine == "ray" and importlib.util.find_spec("ray") is None:
         problems.append('engine ray needs the package ray; pip install "fedopt[ray]" or use local')
     if engine.device not in ("auto", "cpu"):
@@ -45,8 +53,11 @@ def _engine_problems(settings: Settings) -> list[str]:
             device = torch.device(engine.device)
         except RuntimeError:
             return [*problems, f"device must be auto, cpu or cuda, got {engine.device!r}"]
-        if device.type != "cuda" or not torch.cuda.is_available():
-            problems.append(f"device {engine.device} is not there; choose --device cpu")
+        if device.type != "cuda" or (device.index or 0) >= torch.cuda.device_count():
+            problems.append(
+                f"device must be one of the {torch.cuda.device_count()} GPUs that torch finds, "
+                f"got {engine.device!r}; choose --device cpu"
+            )
     return problems
 
 
@@ -84,7 +95,11 @@ def resolve(settings: Settings, users: int) -> Settings:
             cohort_cap=privacy.cohort_cap,
         ).noise_multiplier
     engine = settings.engine.model_copy(
-        update={"engine": _engine(settings), "device": _device(settings)}
+        update={
+            "engine": _engine(settings),
+            "device": _device(settings),
+            "worker_megabytes": _worker_megabytes(settings),
+        }
     )
     return settings.model_copy(
         update={"privacy": privacy.model_copy(update=changes), "engine": engine}
@@ -103,6 +118,35 @@ def _engine(settings: Settings) -> str:
     if settings.engine.engine != "auto":
         return settings.engine.engine
     return "ray" if importlib.util.find_spec("ray") is not None else "local"
+
+
+def _worker_megabytes(settings: Settings) -> float:
+    """Share the free memory among the workers; a GPU's driver maps more than it uses, so none."""
+    engine = settings.engine
+    if engine.worker_megabytes is not None:
+        return engine.worker_megabytes
+    if engine.ray_address is not None or _device(settings) != "cpu":
+        return 0.0
+    workers = engine.workers if _engine(settings) == "ray" else 1
+    return float(round(machine.available_megabytes() * machine.SHARE / workers))
+
+
+def memory_problems(settings: Settings, model: torch.nn.Module) -> list[str]:
+    """Refuse more workers than this machine's memory holds."""
+    from clients.local_training import trainable
+
+    engine = settings.engine
+    if engine.engine != "ray" or engine.ray_address is not None:
+        return []
+    parameters = sum(p.numel() for p in trainable(model).values())
+    each = machine.WORKER_BASE_MEGABYTES + machine.worker_buffers_megabytes(parameters)
+    free = machine.available_megabytes()
+    if each * engine.workers <= free:
+        return []
+    return [
+        f"workers must fit into the free memory of {free:,.0f} MB at about {each:,.0f} MB each, "
+        f"got {engine.workers}; choose --workers {max(1, int(free // each))}"
+    ]
 
 
 def _device(settings: Settings) -> str:

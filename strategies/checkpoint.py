@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,14 +53,21 @@ class CheckpointFolder:
 
     def write_aside(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint where nobody takes it for a released one; durable on return."""
+        from safetensors import SafetensorError
+
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.aside(checkpoint.round).with_suffix(".partial")
         try:
             write_file(partial, checkpoint)
             os.replace(partial, self.aside(checkpoint.round))
+            sync(self.folder)
+        except (OSError, SafetensorError) as problem:
+            raise CheckpointError(
+                f"checkpoint of round {checkpoint.round} could not be written ({problem}); the "
+                "last good one is kept, so make room and run again with --resume"
+            ) from problem
         finally:
             partial.unlink(missing_ok=True)
-        sync(self.folder)
 
     def publish(self, round_number: int) -> None:
         """Make a committed round visible and drop rounds older than the last two."""
@@ -92,19 +100,17 @@ def write_file(path: Path, checkpoint: Checkpoint) -> None:
 
     tensors = {f"model.{name}": tensor.detach() for name, tensor in checkpoint.weights.items()}
     state = _split_state(checkpoint.optimizer, tensors)
+    # safetensors refuses tensors that share memory; a copy keeps views and aliases apart.
+    copies = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = {
         "schema_version": SCHEMA_VERSION,
         "round": checkpoint.round,
         "optimizer": state,
         "order": list(checkpoint.weights),
         "facts": checkpoint.facts,
+        "checksum": checksum(copies),
     }
-    # safetensors refuses tensors that share memory; a copy keeps views and aliases apart.
-    save_file(
-        {name: tensor.contiguous().clone() for name, tensor in tensors.items()},
-        path,
-        metadata={"fedopt": json.dumps(text)},
-    )
+    save_file(copies, path, metadata={"fedopt": json.dumps(text)})
     sync(path)
 
 
@@ -116,23 +122,39 @@ def read_file(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as opened:
             text = json.loads(opened.metadata()["fedopt"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as problem:
+        return _checkpoint(path, text, tensors)
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as problem:
         raise CheckpointError(
-            f"checkpoint {path.name} must be a whole safetensors file of fedopt, got {problem}; "
-            "remove it to fall back to the one before"
+            f"checkpoint {path.name} must be a whole safetensors file of fedopt, got "
+            f"{type(problem).__name__} {problem}; remove it to fall back to the one before"
         ) from problem
+
+
+def _checkpoint(
+    path: Path, text: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> Checkpoint:
     if text["schema_version"] > SCHEMA_VERSION:
         raise CheckpointError(
             f"checkpoint {path.name} has schema {text['schema_version']}, this version reads up "
             f"to {SCHEMA_VERSION}; use the newer fedopt"
         )
-    weights = {name: tensors[f"model.{name}"] for name in text["order"]}
+    if text["checksum"] != checksum(tensors):
+        raise ValueError("numbers that do not fit their checksum")
     return Checkpoint(
         round=text["round"],
-        weights=weights,
+        weights={name: tensors[f"model.{name}"] for name in text["order"]},
         optimizer=_join_state(text["optimizer"], tensors),
         facts=text["facts"],
     )
+
+
+def checksum(tensors: Mapping[str, torch.Tensor]) -> int:
+    """Sum up the bytes of tensors, by name, to notice damage; it is no seal against intent."""
+    found = 0
+    for name in sorted(tensors):
+        whole = tensors[name].reshape(-1)
+        found = zlib.crc32(memoryview(whole.view(torch.uint8).numpy()), found)
+    return found
 
 
 def sync(path: Path) -> None:

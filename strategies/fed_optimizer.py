@@ -10,7 +10,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.exception import PrivacyBudgetExhausted
+from flwr.serverapp.exception import InconsistentMessageReplies, PrivacyBudgetExhausted
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from flwr.serverapp.strategy import Result
 
@@ -21,7 +21,12 @@ from strategies.cohort_training import Cohorts, CohortTraining
 from strategies.node_training import NodeMessages, NodeTraining
 from strategies.optimizers import build_optimizer
 from strategies.plain_training import PlainTraining
-from strategies.plug_in import plug_in_account, refuse_with_plan
+from strategies.plug_in import (
+    RunDirectory,
+    plug_in_account,
+    refuse_with_plan,
+    run_directory,
+)
 from strategies.private_training import PrivateTraining, arrays_of
 from strategies.round_record import RoundRecord
 from strategies.server_model import OptimizerFactory, ServerModel
@@ -106,6 +111,7 @@ class FedOptimizer(FlowerFedAvg):
         self.model: ServerModel | None = None
         self.private: PrivateTraining | None = None
         self.plain: PlainTraining | None = None
+        self.directory: RunDirectory | None = None
 
     def place(
         self, seed: int | None, checkpoint_dir: Folder | None, output_dir: Folder | None
@@ -129,10 +135,28 @@ class FedOptimizer(FlowerFedAvg):
             folder = self.output_dir or self.checkpoint_dir
             account = plug_in_account(self.privacy, self.model, identity, self.seed, folder)
             self.private = NodeTraining(self.privacy, account, self.model, checkpoints)
+            self._open_directory(identity)
         finished = self.private.restore()
+        if self.directory is not None:
+            self.directory.resume(finished)
         if self.private.record is not None:
             self._observe(self.private.record)
         return finished
+
+    def _open_directory(self, identity: str) -> None:
+        if self.output_dir is None:
+            return
+        assert self.privacy is not None
+        assert self.model is not None
+        self.directory = run_directory(
+            self.output_dir,
+            self.privacy,
+            self.optimizer_name,
+            self.hyperparameters,
+            self.seed,
+            self.model,
+            identity,
+        )
 
     def identity(self) -> str:
         """Hash what a checkpoint must share to be gone on with: strategy, plan, model."""
@@ -184,7 +208,9 @@ class FedOptimizer(FlowerFedAvg):
             self.private.in_flight.take(replies)
             return self._release({})
         assert self.plain is not None
-        mean, metrics = super().aggregate_train(server_round, replies)
+        # Replies come in any order; in node order the same replies have the same mean.
+        ordered = sorted(replies, key=lambda reply: reply.metadata.src_node_id)
+        mean, metrics = super().aggregate_train(server_round, ordered)
         return (None, metrics) if mean is None else (self.plain.step(mean, server_round), metrics)
 
     def _release(self, timed: dict[str, float]) -> tuple[ArrayRecord, MetricRecord]:
@@ -217,15 +243,28 @@ class FedOptimizer(FlowerFedAvg):
         """
         result = Result()
         finished = self.open(initial_arrays)
-        self._evaluate(result, finished, evaluate_fn)
-        for current in range(finished + 1, num_rounds + 1):
-            metrics = self._train(grid, current, timeout, train_config or ConfigRecord())
-            if metrics is not None:
-                result.train_metrics_clientapp[current] = metrics
-            self._evaluate_on_clients(result, grid, current, timeout, evaluate_config)
-            self._evaluate(result, current, evaluate_fn)
+        try:
+            self._evaluate(result, finished, evaluate_fn)
+            for current in range(finished + 1, num_rounds + 1):
+                metrics = self._train(grid, current, timeout, train_config or ConfigRecord())
+                if metrics is not None:
+                    result.train_metrics_clientapp[current] = metrics
+                self._evaluate_on_clients(result, grid, current, timeout, evaluate_config)
+                self._evaluate(result, current, evaluate_fn)
+        finally:
+            self._close()
         result.arrays = self.arrays
         return result
+
+    def _close(self) -> None:
+        """Write model and report of what was released, also when a budget or a fault ended it."""
+        if self.directory is None or self.model is None:
+            return
+        if isinstance(self.private, NodeTraining):
+            self.directory.nodes(self.private.counts)
+        self.directory.close(
+            {name: parameter.detach() for name, parameter in self.model.parameters.items()}
+        )
 
     def _train(
         self, grid: Grid, current: int, timeout: float, config: ConfigRecord
@@ -257,9 +296,14 @@ class FedOptimizer(FlowerFedAvg):
         messages = list(self.configure_evaluate(current, self.arrays, own, grid))
         if not messages:
             return
-        metrics = self.aggregate_evaluate(
-            current, list(grid.send_and_receive(messages, timeout=timeout))
-        )
+        replies = list(grid.send_and_receive(messages, timeout=timeout))
+        try:
+            metrics = self.aggregate_evaluate(current, replies)
+        except InconsistentMessageReplies:
+            if self.privacy is None:
+                raise
+            # Under a plan no node's fault ends the run; the evaluation of this round is lost.
+            metrics = None
         if metrics is not None:
             result.evaluate_metrics_clientapp[current] = metrics
 
@@ -267,6 +311,10 @@ class FedOptimizer(FlowerFedAvg):
         measured = evaluate_fn(current, self.arrays) if evaluate_fn is not None else None
         if measured is not None:
             result.evaluate_metrics_serverapp[current] = measured
+        if self.directory is not None and self.private is not None:
+            metrics = measured or result.evaluate_metrics_clientapp.get(current, MetricRecord())
+            record = self.private.record if current else None
+            self.directory.round(current, record, dict(metrics.items()))
 
 
 def _factory(

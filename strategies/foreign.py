@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -100,14 +101,22 @@ def build_foreign(
     problems = check_names(name, hyperparameters, allowed_names(factory, _HIDDEN))
     if problems:
         raise SettingsError(problems)
-    # TOML has lists only; the libraries compare and unpack tuples.
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in hyperparameters.items()}
+    defaults = inspect.signature(factory).parameters
+    values = {key: _fit(value, defaults[key].default) for key, value in hyperparameters.items()}
     groups: Any = _muon_groups(params) if name in MUON_FAMILY else params
     try:
         built: torch.optim.Optimizer = factory(groups, lr=lr, **values)
     except Exception as problem:  # Each library has exceptions of its own for a bad value.
         raise SettingsError(f"{name} does not take these hyperparameters: {problem}") from problem
     return built
+
+
+def _fit(value: Any, default: Any) -> Any:
+    """Turn what a settings file can hold into what the libraries expect."""
+    if isinstance(value, list):
+        return tuple(value)
+    whole = isinstance(default, int) and not isinstance(default, bool)
+    return int(value) if whole and isinstance(value, float) and value.is_integer() else value
 
 
 def _load(name: str) -> Any:

@@ -90,11 +90,11 @@ def allowed_names(factory: Callable[..., Any], hidden: Collection[str] = ()) -> 
     ]
 
 
-def check_names(optimizer: str, given: Collection[str], allowed: Collection[str]) -> list[str]:
-    """Return one sentence per hyperparameter name that the optimizer does not have."""
+def check_names(owner: str, given: Collection[str], allowed: Collection[str]) -> list[str]:
+    """Return one sentence per hyperparameter name that its owner does not have."""
     listed = ", ".join(sorted(allowed))
     return [
-        f"{optimizer} has no hyperparameter {name!r}; use some of: {listed}"
+        f"{owner} has no setting {name!r}; use some of: {listed}"
         for name in given
         if name not in allowed
     ]

@@ -45,6 +45,7 @@ class NodeRound:
     partials: list[PartialSum] = field(default_factory=list)
     noised: int = 0
     trusted: int = 0
+    clipped_by_nodes: int = 0
     clipped_by_server: int = 0
 
     def __post_init__(self) -> None:
@@ -80,6 +81,7 @@ class NodeRound:
         if not finite:
             raise NodeFault("its update holds NaN or infinity")
         clipped = any(scale != 1.0 for scale in scales)
+        self.clipped_by_nodes += is_update
         self.clipped_by_server += clipped
         flat = torch.cat([part.reshape(-1) for part in update])
         add_update(self.total, flat, self.plan.grid_spacing)

@@ -10,8 +10,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from clients.protocol import weights_record
+from privacy.plan import PrivacyPlan
+from strategies.checkpoint import CheckpointFolder
 from strategies.node_round import NodeRound
-from strategies.private_training import PrivateTraining, Send
+from strategies.private_training import Account, PrivateTraining, Send
+from strategies.server_model import ServerModel
 
 FLOWER_LOG = "flwr"
 
@@ -37,7 +40,34 @@ class NodeTraining(PrivateTraining):
 
     in_flight: NodeRound | None = None
     messages: NodeMessages
+
+    def __init__(
+        self,
+        plan: PrivacyPlan,
+        account: Account,
+        model: ServerModel,
+        checkpoints: CheckpointFolder | None,
+    ) -> None:
+        super().__init__(plan, account, model, checkpoints)
+        self._counts: dict[str, int] = {}
+
     told: bool = False
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Count replies so far by who clipped them and who added noise; nodes connected last."""
+        return dict(self._counts)
+
+    def _count(self) -> None:
+        assert self.in_flight is not None
+        current = self.in_flight
+        self._counts["connected"] = current.connected
+        for name, more in (
+            ("replies_with_noise_shares", current.trusted),
+            ("replies_clipped_by_nodes", current.clipped_by_nodes),
+            ("replies_clipped_by_server", current.clipped_by_server),
+        ):
+            self._counts[name] = self._counts.get(name, 0) + more
 
     def configure(self, number: int, grid: Grid) -> list[Message]:
         """Charge the round, draw connected nodes and build a message to each.
@@ -79,6 +109,7 @@ class NodeTraining(PrivateTraining):
         """Send messages, take the replies, and say once who clips."""
         super().collect(send, messages, grid)
         assert self.in_flight is not None
+        self._count()
         if self.told or not self.in_flight.outcomes:
             return
         self.told = True

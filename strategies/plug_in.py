@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any, Protocol
 
 from privacy.errors import SettingsError
 from privacy.ledger import Ledger, PlanFacts
@@ -50,6 +53,44 @@ def refuse_with_plan(
             problems.append("privacy must be a plan without simulate() where nodes are users")
     if problems:
         raise SettingsError(problems)
+
+
+class RunDirectory(Protocol):
+    """Keep a plug-in training's run directory; fedopt.plug_in offers it."""
+
+    def resume(self, finished: int) -> None:
+        """Drop what is later than the checkpoint."""
+        ...
+
+    def round(self, number: int, record: Any, metrics: Mapping[str, Any]) -> None:
+        """Append a visible round."""
+        ...
+
+    def nodes(self, facts: Mapping[str, int]) -> None:
+        """Note who clipped and who added noise."""
+        ...
+
+    def close(self, weights: Mapping[str, Any]) -> None:
+        """Write model and report."""
+        ...
+
+
+def run_directory(
+    folder: Path,
+    plan: PrivacyPlan,
+    strategy: str,
+    hyperparameters: Mapping[str, Any],
+    seed: int | None,
+    model: ServerModel,
+    identity: str,
+) -> RunDirectory:
+    """Open the run directory through an entry point: the class lies a floor above."""
+    (found,) = entry_points(group="fedopt.run_directory", name="plug-in")
+    layers = [(name, parameter.numel()) for name, parameter in model.parameters.items()]
+    opened: RunDirectory = found.load()(
+        folder, plan, strategy, hyperparameters, seed, layers, identity
+    )
+    return opened
 
 
 def plug_in_account(

@@ -83,7 +83,11 @@ def private(
     Guarantee: the plan's, for each node as one user.
     Not covered: client metrics and evaluation.
     """
-    kept: dict[str, Any] = {"seed": seed, "checkpoint_dir": checkpoint_dir, "output_dir": output_dir}
+    kept: dict[str, Any] = {
+        "seed": seed,
+        "checkpoint_dir": checkpoint_dir,
+        "output_dir": output_dir,
+    }
     if isinstance(strategy, FedOptimizer):
         return _with_plan(strategy, plan, kept)
     if type(strategy) is FlowerFedAvg:

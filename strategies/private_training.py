@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 
 from clients.protocol import PartialSum, UserOutcome, weights_record
 from privacy.accounting import Accountant, epsilon_spent
+from privacy.errors import CheckpointError
 from privacy.ledger import Ceiling, Charge, Ledger, Reservation
 from privacy.plan import PrivacyPlan
 from privacy.seeds import Streams
@@ -108,6 +109,17 @@ class PrivateTraining:
         found = self.checkpoints.newest()
         if found is None:
             return 0
+        committed = self.account.ledger.last_committed_round(self.account.run)
+        if found.facts["settings_hash"] != self.account.streams.settings_hash:
+            raise CheckpointError(
+                f"checkpoint of round {found.round} must belong to this run, got one of other "
+                "settings; remove it, or resume the run it belongs to"
+            )
+        if found.round > committed:
+            raise CheckpointError(
+                f"checkpoint of round {found.round} must be on the ledger, which ends at round "
+                f"{committed}; restore the ledger that belongs to this run"
+            )
         self.model.load(found.weights, found.optimizer)
         self.arrays = weights_record(self.model.arrays())
         self.record = RoundRecord(**found.facts["record"])

@@ -169,7 +169,9 @@ def build_schedule(name: str, *, rounds: int, **options: float) -> Decay | Warmu
         problems.append("schedule step needs every, the number of rounds between two decays")
     if problems:
         raise SettingsError(problems)
-    whole = {key: int(value) if key in _WHOLE else value for key, value in options.items()}
+    whole: dict[str, Any] = {
+        key: int(value) if key in _WHOLE else value for key, value in options.items()
+    }
     warmup = int(whole.pop("warmup", 0))
     if any(field.name == "rounds" for field in fields(kind)):
         whole["rounds"] = rounds

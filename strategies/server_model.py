@@ -65,7 +65,9 @@ class ServerModel:
     def take_statistics(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what is not trained: running statistics and integers, cast back if averaged."""
         for name in self.aside:
-            self.aside[name] = np.asarray(arrays[name]).astype(self.dtypes[name])
+            array, dtype = np.asarray(arrays[name]), self.dtypes[name]
+            whole = np.issubdtype(dtype, np.integer)
+            self.aside[name] = (np.rint(array) if whole else array).astype(dtype)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Give the current weights under their names, order and dtypes."""
