@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Iterator
 
-from fedopt.budget_answer import BudgetAnswer, answer, as_json
+from fedopt.budget_answer import BudgetAnswer, answer, as_json, mu_method
 from fedopt.budget_request import plot_problems, read_request
 from privacy.accounting import epsilon_without_amplification, gdp_mu
 from privacy.errors import SettingsError
@@ -92,7 +92,7 @@ def _plan_rows(found: BudgetAnswer) -> Iterator[tuple[str, str]]:
     yield "noise std on the mean", f"{event.noise_multiplier / event.cohort:.3g} clip norms"
     yield "delta x population", f"{found.request.delta * event.population:.3g}"
     if mu is not None:
-        yield "mu of Gaussian DP", f"{mu:.4g} (central limit, not a guarantee)"
+        yield "mu of Gaussian DP", f"{mu:.4g} ({mu_method(event)})"
 
 
 def _epsilon_rows(found: BudgetAnswer) -> Iterator[tuple[str, str]]:

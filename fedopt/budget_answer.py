@@ -109,7 +109,7 @@ def as_json(found: BudgetAnswer) -> dict[str, Any]:
         ),
         "epsilon_fixed_size": _plain_fixed_size(found),
         "gdp_mu": finite(gdp_mu(found.releases)),
-        "gdp_mu_method": "central limit theorem; a description, not a guarantee",
+        "gdp_mu_method": mu_method(event),
         "noise_std_on_mean": event.noise_multiplier / event.cohort,
         "delta_times_population": request.delta * event.population,
         "tier": tier(found.epsilon),
@@ -117,6 +117,13 @@ def as_json(found: BudgetAnswer) -> dict[str, Any]:
         "target_epsilon": request.epsilon,
         "warnings": [{"code": each.code, "text": each.text} for each in found.warnings],
     }
+
+
+def mu_method(event: AccountingEvent) -> str:
+    """Say what mu of Gaussian DP means for this event."""
+    if event.sample_rate == 1.0:
+        return "exact"
+    return "central limit theorem; a description, not a guarantee"
 
 
 def finite(value: float | None) -> float | None:

@@ -66,15 +66,17 @@ def _draw_population(axes: Any, found: BudgetAnswer) -> None:
             curves.popitem()
         for number, (label, moved) in enumerate(curves.items()):
             drawn = [each for each in factors if number == 0 or each >= event.sample_rate]
-            epsilons = _epsilons(
-                found, name, lambda x, moved=moved: (moved(x), found.rounds), drawn
-            )
+            epsilons = _epsilons(found, name, _fixed_rounds(moved, found.rounds), drawn)
             people = [each * event.population for each in drawn]
             color = f"C{number}"
             axes.plot(people, epsilons, _STYLE[name], color=color, label=f"{name}, {label}")
     axes.set(xlabel="population", xscale="log", yscale="log")
     axes.set_title("epsilon by population, same noise on the mean")
     axes.legend()
+
+
+def _fixed_rounds(moved: Callable[[float], AccountingEvent], rounds: int) -> Curve:
+    return lambda position: (moved(position), rounds)
 
 
 def _scaled(event: AccountingEvent) -> Callable[[float], AccountingEvent]:

@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     quiet_libraries()
-    from privacy.errors import FedOptError
+    from privacy.errors import FedOptError, SettingsError
 
     try:
         return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
@@ -47,6 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as problem:
+        place = f" {problem.filename}" if problem.filename else ""
+        print(
+            f"fedopt: a file cannot be used:{place} ({problem.strerror}); make room or choose "
+            "another place, then go on with --resume",
+            file=sys.stderr,
+        )
+        return SettingsError.exit_code
 
 
 def console() -> None:

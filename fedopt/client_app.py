@@ -14,15 +14,13 @@ from clients.worker import Worker
 
 
 def cohort_client_app(build_task: Callable[[], Task], device: str = "cpu") -> ClientApp:
-    """Build the ClientApp of population mode; its worker is made at the first message and kept."""
-    resident: list[Worker] = []
+    """Build the ClientApp of population mode around one worker, which is made here and kept."""
+    worker = Worker(build_task(), device)
     app = ClientApp()
 
     @app.train("cohort")
     def train_cohort(message: Message, context: Context) -> Message:
-        if not resident:
-            resident.append(Worker(build_task(), device))
-        return encode_reply(resident[0].train(decode_request(message)), message)
+        return encode_reply(worker.train(decode_request(message)), message)
 
     return app
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedopt import machine
-from fedopt.config import DEFAULT_EPSILON, SPEECH_TASK, Settings
+from fedopt.config import DEFAULT_EPSILON, SPEECH_TASK, PrivacySettings, Settings
 from privacy.errors import SettingsError
 from privacy.plan import PrivacyPlan, SimulatedCohort, plan_problems
 
@@ -175,5 +175,14 @@ def build_plan(settings: Settings, users: int) -> PrivacyPlan:
         sampling=privacy.sampling,
         noise_placement=privacy.noise_placement,
         cohort_cap=privacy.cohort_cap,
-        simulated=SimulatedCohort(users, privacy.simulated_cohort, privacy.virtual_users),
+        simulated=_simulated(privacy, users),
     )
+
+
+def _simulated(privacy: PrivacySettings, users: int) -> SimulatedCohort | None:
+    """Say what is drawn in place of the claim; None where the claim itself is drawn."""
+    assert privacy.simulated_cohort is not None
+    same = (users, privacy.simulated_cohort) == (privacy.population, privacy.cohort)
+    if same and not privacy.virtual_users:
+        return None
+    return SimulatedCohort(users, privacy.simulated_cohort, privacy.virtual_users)

@@ -57,9 +57,11 @@ class PlugInDirectory:
             self._note(times_resumed=facts["times_resumed"] + 1)
             return
         run_directory.write_config(folder, plug_in_settings(plan, strategy, hyperparameters, seed))
-        run_directory.write_provenance(folder, self._provenance(identity, layers))
+        run_directory.write_provenance(folder, self._provenance(plan, identity, layers))
 
-    def _provenance(self, identity: str, layers: list[tuple[str, int]]) -> dict[str, Any]:
+    def _provenance(
+        self, plan: PrivacyPlan, identity: str, layers: list[tuple[str, int]]
+    ) -> dict[str, Any]:
         return {
             "schema_version": 1,
             "run_id": identity[:16],
@@ -70,7 +72,7 @@ class PlugInDirectory:
             "times_resumed": 0,
             "commit": commit(),
             "versions": versions(),
-            "data_users": 0,
+            "data_users": plan.population,
             "metric": "loss",
             "layers": [list(layer) for layer in layers],
             "data": {},
@@ -123,7 +125,8 @@ def plug_in_settings(
         {
             "privacy": {name: getattr(plan, name) for name in PLAN_FIELDS}
             | {
-                "noise_placement": "server",
+                "noise_placement": plan.noise_placement,
+                "simulated_cohort": plan.cohort,
                 "randomness": "secure" if seed is None else "reproducible",
             },
             "server": {

@@ -71,6 +71,13 @@ class RayGrid(WorkerGrid):
         self.failed_starts = dict.fromkeys(self.nodes, 0)
         self.pids: dict[int, int] = {}
         self.last_failure = ""
+        try:
+            self._start_all()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_all(self) -> None:
         for node in list(self.nodes):
             self._start(node)
         while self.starting:

@@ -13,6 +13,7 @@ from fedopt import run_directory
 from fedopt.report_curves import build_curves
 from fedopt.report_facts import RunFacts, read_run
 from privacy.accounting import (
+    ACCOUNTANTS,
     PrivacySpent,
     available_accountants,
     epsilon_spent,
@@ -23,7 +24,6 @@ from privacy.accounting_profile import library_version
 from privacy.assumptions import assumptions, extrapolates
 from privacy.errors import PrivacyWarning, SettingsError
 from privacy.event import AccountingEvent
-from privacy.plan import PrivacyPlan
 from privacy.statement import (
     COVERED,
     Epsilon,
@@ -39,19 +39,25 @@ from privacy.statement import (
 __all__ = ["RunFacts", "build_report", "plain", "read_run", "to_json", "write_report"]
 
 SCHEMA_VERSION = 1
+NOT_BOUNDED = "as-run-not-bounded"
 Releases = list[tuple[AccountingEvent, int]]
 
 
 def write_report(folder: Path) -> dict[str, Any]:
     """Write privacy-report.json and privacy-report.html into a run directory; returns the JSON."""
     report = build_report(read_run(folder))
+    write_files(folder, report)
+    return report
+
+
+def write_files(folder: Path, report: Mapping[str, Any]) -> None:
+    """Write a report as JSON, and as a page where the report extra is installed."""
     run_directory.write_text(folder / run_directory.REPORT_JSON, to_json(report))
     from fedopt.report_page import html_page
 
     page = html_page(report)
     if page is not None:
         run_directory.write_text(folder / run_directory.REPORT_HTML, page)
-    return report
 
 
 def to_json(report: Mapping[str, Any]) -> str:
@@ -75,10 +81,11 @@ def build_report(facts: RunFacts) -> dict[str, Any]:
     run_id = facts.provenance["run_id"]
     claimed, as_run = facts.ledger.releases(run_id), facts.ledger.releases_as_run(run_id)
     spent = quoted(facts, claimed)
-    spent_as_run = quoted(facts, as_run)
+    spent_as_run = quoted_as_run(facts, as_run)
     warnings = [
         *plan_warnings(facts.plan, facts.randomness),
         *spent.warnings,
+        *(one for one in spent_as_run.warnings if one.code == NOT_BOUNDED),
         *_run_warnings(facts, spent.epsilon, spent_as_run.epsilon),
     ]
     rounds = sum(row.state == "committed" for row in facts.charges)
@@ -88,10 +95,12 @@ def build_report(facts: RunFacts) -> dict[str, Any]:
         "as_run_statement": as_run_sentence(
             facts.plan, stated(spent_as_run), rounds, facts.randomness
         ),
-        "trust": trust_sentences(facts.plan),
-        "assumptions": [asdict(item) for item in assumptions(facts.plan, facts.randomness)],
+        "trust": trust_sentences(facts.plan, facts.plug_in),
+        "assumptions": [
+            asdict(item) for item in assumptions(facts.plan, facts.randomness, facts.plug_in)
+        ],
         "setting": _setting(facts),
-        "unit": {"name": "user", "meaning": "one person, all of their data"},
+        "unit": {"name": "user", "meaning": _unit(facts)},
         "adjacency": facts.plan.event.adjacency,
         "covered": list(COVERED),
         "not_covered": not_covered(_not_covered_here(facts)),
@@ -122,6 +131,24 @@ def quoted(facts: RunFacts, releases: Releases) -> PrivacySpent:
     return epsilon_spent(releases, facts.plan.delta, accountant)
 
 
+def quoted_as_run(facts: RunFacts, releases: Releases) -> PrivacySpent:
+    """Account releases as run; infinite where the accountant gives up on so little noise."""
+    try:
+        return quoted(facts, releases)
+    except SettingsError as problem:
+        why = PrivacyWarning(NOT_BOUNDED, f"As run, no accountant bounds epsilon: {problem}.")
+        return PrivacySpent(
+            epsilon=math.inf,
+            delta=facts.plan.delta,
+            accountant=facts.settings.privacy.accountant,
+            order=None,
+            library="none",
+            adjacency=facts.plan.event.adjacency,
+            sampling=facts.plan.sampling,
+            warnings=(why,),
+        )
+
+
 def stated(spent: PrivacySpent) -> Epsilon:
     """Give an epsilon its full description."""
     return Epsilon(
@@ -147,9 +174,17 @@ def _side(event: AccountingEvent, spent: PrivacySpent) -> dict[str, Any]:
     }
 
 
+def _unit(facts: RunFacts) -> str:
+    if facts.plug_in:
+        return "one Flower node, all of its data; that a node is one person is the operator's duty"
+    return "one person, all of their data"
+
+
 def _setting(facts: RunFacts) -> dict[str, Any]:
     privacy = facts.settings.privacy
     return {
+        "mode": "plug-in" if facts.plug_in else "simulation",
+        "nodes": facts.provenance.get("nodes"),
         "trust_model": "central: the server is trusted",
         "noise_added_by": privacy.noise_placement,
         "noise_completed_by": "server",
@@ -222,7 +257,7 @@ def _sampling(facts: RunFacts) -> dict[str, Any]:
 def _accounting(facts: RunFacts, claimed: Releases, spent: PrivacySpent) -> dict[str, Any]:
     return {
         "epsilon": asdict(stated(spent)),
-        "accountants": by_every_accountant(facts.plan, claimed, spent),
+        "accountants": by_every_accountant(claimed, spent),
         "rounds_charged": sum(count for _, count in claimed),
         "ceiling": facts.settings.privacy.epsilon,
         "epsilon_at_planned_end": asdict(stated(_at_planned_end(facts, claimed))),
@@ -252,18 +287,18 @@ def _without_amplification(facts: RunFacts, claimed: Releases) -> Epsilon:
     )
 
 
-def by_every_accountant(
-    plan: PrivacyPlan, releases: Releases, spent: PrivacySpent
-) -> dict[str, Any]:
+def by_every_accountant(releases: Releases, spent: PrivacySpent) -> dict[str, Any]:
     """Account the same releases by every accountant that can; where one fails, say why."""
     found: dict[str, Any] = {spent.accountant: _answer(spent)}
-    for name in available_accountants(plan.event):
-        if name in found or not releases:
+    able = [set(available_accountants(event)) for event, _ in releases]
+    for name in ACCOUNTANTS:
+        if name in found or not able or not all(name in names for names in able):
             continue
-        try:
-            found[name] = _answer(epsilon_spent(releases, plan.delta, name))
-        except SettingsError as problem:
-            found[name] = {"epsilon": None, "order": None, "library": None, "why": str(problem)}
+        answer = epsilon_spent(releases, spent.delta, name)
+        why = " ".join(warning.text for warning in answer.warnings)
+        nothing = {"epsilon": None, "order": None, "library": None, "why": why}
+        # Another one answers in the place of an accountant that cannot, and says so.
+        found[name] = _answer(answer) if answer.accountant == name else nothing
     return found
 
 
@@ -311,7 +346,7 @@ def _provenance(facts: RunFacts) -> dict[str, Any]:
     kept = {
         key: value
         for key, value in facts.provenance.items()
-        if key not in ("layers", "metric", "data", "schema_version")
+        if key not in ("layers", "metric", "data", "schema_version", "mode", "nodes")
     }
     run_id = facts.provenance["run_id"]
     return kept | {

@@ -71,7 +71,7 @@ def epsilon_by_round(report: Report) -> Chart | None:
     if not series:
         return None
     last, planned = curve["charged_until"], curve["planned"]
-    ceiling = report["accounting"]["ceiling"]
+    ceiling, delta = report["accounting"]["ceiling"], report["accounting"]["epsilon"]["delta"]
 
     def plot(axes: Axes) -> None:
         for name, rounds, epsilons in series:
@@ -96,7 +96,7 @@ def epsilon_by_round(report: Report) -> Chart | None:
         "Epsilon by round",
         draw("epsilon-by-round", plot),
         f"Epsilon rises with the rounds; at round {planned:,}: {words}.{limit}{rest}",
-        f"All releases up to a round together, at delta {report['accounting']['epsilon']['delta']:g}. "
+        f"All releases up to a round together, at delta {delta:g}. "
         f"Each line is an upper bound; the lowest valid one is nearest to the truth.{rest}",
     )
 

@@ -96,9 +96,10 @@ def bins(sizes: list[int], users: int, rate: float | None) -> list[tuple[int, in
 
 def binomial_between(users: int, rate: float, low: int, high: int) -> float:
     """Give the probability that Binomial(users, rate) is in [low, high)."""
-    from scipy.stats import binom
+    from scipy.special import bdtr
 
-    return float(binom.cdf(high - 1, users, rate) - binom.cdf(low - 1, users, rate))
+    below = float(bdtr(low - 1, users, rate)) if low > 0 else 0.0
+    return float(bdtr(min(high - 1, users), users, rate)) - below
 
 
 def layers(report: Report) -> Chart | None:
@@ -128,14 +129,17 @@ def layers(report: Report) -> Chart | None:
         plots.append(bars(clipped, GREEN, "share clipped"))
     if noisy:
         plots.append(bars(signal, PURPLE, "signal / noise"))
-    share = f" In the last round {min(clipped):.0%} to {max(clipped):.0%} of updates were clipped."
+    share = ""
+    if known:
+        least, most = min(clipped), max(clipped)
+        share = f" In the last round {least:.0%} to {most:.0%} of updates were clipped."
     ratio = f" Signal to noise is at most {min(signal):.3g} to {max(signal):.3g}."
     return Chart(
         "layers",
         "Layers: bound, share clipped, signal to noise",
         draw("layers", *plots, height=1.7),
         f"{len(rows)} layers with bounds from {min(bounds):.3g} to {max(bounds):.3g}."
-        + (share if known else "")
+        + share
         + (ratio if noisy else ""),
         "Signal to noise compares the largest possible mean update of a layer (all users alike) "
         "with the norm of its noise. Shares clipped come from people's data and are not private. "

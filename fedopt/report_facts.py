@@ -37,6 +37,11 @@ class RunFacts:
     charges: list[LedgerRow]
 
     @property
+    def plug_in(self) -> bool:
+        """Tell whether the run was a strategy in somebody's Flower app: one node, one user."""
+        return self.provenance.get("mode") == "plug-in"
+
+    @property
     def randomness(self) -> str:
         """Say where noise and cohorts came from."""
         return self.settings.privacy.randomness

@@ -28,6 +28,7 @@ _SETTINGS: dict[str, Any] = {
     "axes.grid": True,
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "lines.markersize": 3.5,
@@ -99,5 +100,6 @@ def _inline(document: str, key: str) -> str:
     # Inside tags only: a label that reads id="x" is written with &quot; in the text of an element.
     element = re.sub(r'(<[^<>]*\s)id="', rf'\1id="{key}-', element)
     element = re.sub(r"url\(#", f"url(#{key}-", element)
-    element = re.sub(r'href="#', f'href="#{key}-', element)
+    element = re.sub(r'(?:xlink:)?href="#', f'href="#{key}-', element)
+    element = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", element)  # HTML needs no namespaces
     return element.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)

@@ -7,13 +7,14 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedopt.config import Settings, build_settings
-from privacy.errors import SettingsError
+from privacy.errors import FedOptError, SettingsError
 
 if TYPE_CHECKING:
     import torch
@@ -26,12 +27,13 @@ CONFIG, PROVENANCE, ROUNDS, LEDGER, MODEL = (
     "model.safetensors",
 )
 CHECKPOINTS = "checkpoints"
+LOCK, PARTIAL = ".lock", ".partial"
 REPORT_JSON, REPORT_HTML = "privacy-report.json", "privacy-report.html"
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file beside and rename it, so that nobody ever reads half of it."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     with partial.open("w", encoding="utf-8") as opened:
         opened.write(text)
         opened.flush()
@@ -88,7 +90,7 @@ def write_model(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
     """Write the final weights as safetensors."""
     from safetensors.torch import save_file
 
-    partial = folder / (MODEL + ".partial")
+    partial = folder / (MODEL + PARTIAL)
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial)
     os.replace(partial, folder / MODEL)
 
@@ -106,10 +108,53 @@ def is_run(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
+def foreign_files(folder: Path) -> list[str]:
+    """List what a folder holds besides the beginning of a run that never was one."""
+    if not folder.exists():
+        return []
+    begun = {LOCK, PROVENANCE, PROVENANCE + PARTIAL, CONFIG + PARTIAL}
+    return sorted({found.name for found in folder.iterdir()} - begun)
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[None]:
+    """Make and hold the run directory; a new one is removed again where its run is refused.
+
+    A run is refused by an error of ours before its first row is written.
+    Raises: SettingsError where the folder cannot be made, or a living run holds it.
+    """
+    fresh = not is_run(folder)
+    made = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise SettingsError(
+            f"output {str(folder)!r} cannot be made ({problem.strerror}); choose another --output"
+        ) from problem
+    with locked(folder):
+        try:
+            yield
+        except FedOptError:
+            rows = folder / ROUNDS
+            if fresh and not (rows.exists() and rows.stat().st_size):
+                _clear(folder, made)
+            raise
+
+
+def _clear(folder: Path, made: Sequence[Path]) -> None:
+    """Remove the beginning of a run, and the folders that were made for it and are empty."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    for name in (CONFIG, PROVENANCE, ROUNDS, LEDGER, LOCK):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        for place in made:
+            place.rmdir()
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run directory alone; raises SettingsError while a living run holds it."""
-    with (folder / ".lock").open("w") as opened:
+    with (folder / LOCK).open("w") as opened:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as problem:

@@ -13,9 +13,9 @@ from fedopt.population import DealtPopulation
 from privacy.errors import SettingsError
 from privacy.ledger import Ledger, PlanFacts
 from strategies.cohort_training import Cohorts
+from strategies.fed_optimizer import FedOptimizer
 from strategies.optimizers import build_optimizer
 from strategies.schedules import build_schedule
-from strategies.fed_optimizer import FedOptimizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,10 +78,17 @@ def build_cohorts(run: Run) -> Cohorts:
         population=DealtPopulation(len(run.task.user_ids())),
         work=LocalWork(**client.model_dump()),
         streams=run.streams,
-        ledger=Ledger.open(path, run=run.run_id, plan_facts=facts),
+        # Without its ledger a run would forget what it has spent, so only a new run makes one.
+        ledger=Ledger.open(path, run=run.run_id, plan_facts=facts, create=not released(run)),
         ceiling=_ceiling(settings.privacy.epsilon, run.plan.noise_multiplier),
         accountant=settings.privacy.accountant,
+        repeatable=settings.engine.device == "cpu",
     )
+
+
+def released(run: Run) -> bool:
+    """Tell whether the run directory holds a released round."""
+    return any((run.folder / run_directory.CHECKPOINTS).glob("round-*"))
 
 
 def _ceiling(epsilon: float | None, noise_multiplier: float) -> float | None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import json
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,15 +19,17 @@ from fedopt.config import (
     settings_hash,
     users_hash,
 )
-from fedopt.planning import build_plan, resolve, settings_problems, task_options
+from fedopt.machine import limited_memory
+from fedopt.planning import build_plan, memory_problems, resolve, settings_problems, task_options
+from fedopt.round_rows import after_round, announcement
 from fedopt.run_log import RunLog
+from fedopt.weights import initial_model, weights_of_model
 from privacy.errors import BudgetExhausted, SettingsError
 from privacy.plan import PrivacyPlan
 from privacy.seeds import Streams
 
 if TYPE_CHECKING:
     import torch
-    from flwr.app import ArrayRecord
     from flwr.serverapp import Grid
 
     from clients.task import Task
@@ -64,8 +63,8 @@ class Run:
     digest: str
     callbacks: Sequence[Callback]
     verbose: bool
-    model: torch.nn.Module = field(init=False)
-    log: RunLog = field(init=False)
+    model: torch.nn.Module
+    log: RunLog
     history: list[Row] = field(default_factory=list)
     latest: RoundRecord | None = None
 
@@ -97,7 +96,7 @@ def simulate(
     output: run directory; default runs/<time>-<strategy>. resume: go on with an interrupted run.
 
     Raises: SettingsError, BudgetExhausted, WorkersLost; the directory then holds what was
-    released so far.
+    released so far, and is not there where nothing was.
     Guarantee: what is sampled, clipped and noised is what the ledger accounts.
     Not covered: rows carry losses and evaluation metrics, which are not private.
     """
@@ -112,12 +111,30 @@ def simulate(
     effective = resolve(checked, len(users))
     plan = build_plan(effective, len(users))
     digest = settings_hash(effective, users_hash(users))
-    folder.mkdir(parents=True, exist_ok=True)
-    with run_directory.locked(folder):
+    seed = Streams(effective.run.seed, digest).torch_seed("model", 0)
+    model = initial_model(built.model, seed, effective.task.init_from)
+    if problems := memory_problems(effective, model):
+        raise SettingsError(problems)
+    log = RunLog(folder / run_directory.ROUNDS)
+    with run_directory.opened(folder), _one_thread():
         run_id = _begin(folder, effective, digest, resume)
-        run = Run(effective, plan, built, build_task, folder, run_id, digest, callbacks, verbose)
-        with _one_thread():
-            return _run(run, on_start, grid)
+        return _run(
+            Run(
+                effective,
+                plan,
+                built,
+                build_task,
+                folder,
+                run_id,
+                digest,
+                callbacks,
+                verbose,
+                model,
+                log,
+            ),
+            on_start,
+            grid,
+        )
 
 
 def default_output(settings: Settings) -> Path:
@@ -130,9 +147,17 @@ def output_problems(folder: Path, resume: bool) -> list[str]:
     """Refuse to write over what is there."""
     if folder.exists() and not folder.is_dir():
         return [f"output must be a directory, got the file {str(folder)!r}; choose another"]
-    if resume or not folder.exists() or not any(folder.iterdir()):
+    found = run_directory.foreign_files(folder)
+    if not found or (resume and run_directory.is_run(folder)):
         return []
+    if resume:
+        return [
+            f"resume needs the directory of a run, got {str(folder)!r} with other files "
+            f"({', '.join(found[:3])}); correct --output"
+        ]
     advice = "give --resume to go on with it, or choose another --output"
+    if not run_directory.is_run(folder):
+        advice = "choose another --output"
     return [f"output must be a new or empty directory, got {str(folder)!r}; {advice}"]
 
 
@@ -156,11 +181,12 @@ def _begin(folder: Path, settings: Settings, digest: str, resume: bool) -> str:
             )
         facts["times_resumed"] += 1
         run_directory.write_provenance(folder, facts)
+        run_directory.write_config(folder, settings)
         return str(facts["run_id"])
     repeatable = settings.privacy.randomness == "reproducible" and settings.engine.device == "cpu"
     run_id = digest[:16] if repeatable else uuid.uuid4().hex[:16]
-    run_directory.write_config(folder, settings)
     run_directory.write_provenance(folder, _provenance(run_id, digest))
+    run_directory.write_config(folder, settings)  # last: from now on the folder is a run
     return run_id
 
 
@@ -193,14 +219,15 @@ def _one_thread() -> Iterator[None]:
 
 
 def _run(run: Run, on_start: Callback | None, given: Grid | None) -> Result:
-    run.log = RunLog(run.folder / run_directory.ROUNDS)
-    run.model = initial_model(run)
     _note(run, describe(run))
     if on_start is not None:
         on_start(announcement(run))
+    engine = run.settings.engine
+    own_memory = engine.worker_megabytes or 0.0 if engine.engine == "local" else 0.0
     with contextlib.nullcontext(given) if given else open_grid(run) as grid:
         try:
-            _train(run, grid)
+            with limited_memory(own_memory):
+                _train(run, grid)
         except BudgetExhausted:
             _close(run)
             raise
@@ -211,7 +238,7 @@ def _close(run: Run) -> dict[str, Any]:
     """Keep the model as far as it was released, and report on it."""
     from fedopt.report import write_report
 
-    run_directory.write_model(run.folder, _weights(run.model))
+    run_directory.write_model(run.folder, weights_of_model(run.model))
     digest = run_directory.file_digest(run.folder / run_directory.MODEL)
     ended = datetime.now(UTC).isoformat(timespec="seconds")
     _note(run, {"ended": ended, "model_sha256": digest})
@@ -221,27 +248,6 @@ def _close(run: Run) -> dict[str, Any]:
 def _note(run: Run, facts: Mapping[str, Any]) -> None:
     known = run_directory.read_provenance(run.folder)
     run_directory.write_provenance(run.folder, known | dict(facts))
-
-
-def announcement(run: Run) -> dict[str, Any]:
-    """Say what is about to run, for progress displays."""
-    from clients.local_training import trainable
-
-    engine, privacy = run.settings.engine, run.settings.privacy
-    return {
-        "strategy": run.settings.server.strategy,
-        "engine": engine.engine,
-        "workers": engine.workers if engine.engine == "ray" else 1,
-        "device": engine.device,
-        "population": run.plan.population,
-        "cohort": run.plan.cohort,
-        "noise_multiplier": run.plan.noise_multiplier,
-        "epsilon": privacy.epsilon,
-        "users": run.plan.simulation.users,
-        "simulated_cohort": run.plan.simulation.cohort,
-        "parameters": sum(p.numel() for p in trainable(run.model).values()),
-        "metric": getattr(run.task, "metric", "loss"),
-    }
 
 
 def describe(run: Run) -> dict[str, Any]:
@@ -256,46 +262,6 @@ def describe(run: Run) -> dict[str, Any]:
         "layers": [[name, p.numel()] for name, p in trainable(run.model).items()],
         "data": about(),
     }
-
-
-def initial_model(run: Run) -> torch.nn.Module:
-    """Build the model with weights drawn from the run's seed, or loaded by --init-from."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.streams.torch_seed("model", 0))
-        model = run.task.model()
-    if run.settings.task.init_from is not None:
-        load_weights(model, Path(run.settings.task.init_from))
-    return model
-
-
-def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Load weights strictly: every trainable tensor present, none over, all shapes equal."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from clients.local_training import trainable
-
-    try:
-        found = load_file(path)
-    except (OSError, SafetensorError) as problem:
-        raise SettingsError(
-            f"init-from {path.name!r} must be safetensors, got {problem}"
-        ) from problem
-    own = trainable(model)
-    shapes = {name: tuple(parameter.shape) for name, parameter in own.items()}
-    given = {name: tuple(tensor.shape) for name, tensor in found.items()}
-    if shapes != given:
-        wrong = sorted(
-            name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name)
-        )
-        raise SettingsError(
-            f"init-from {path.name!r} must hold exactly the model's tensors; missing, left over "
-            f"or of another shape: {', '.join(wrong[:8])}"
-        )
-    for name, parameter in own.items():
-        parameter.data.copy_(found[name])
 
 
 @contextlib.contextmanager
@@ -323,7 +289,9 @@ def build_grid(run: Run) -> WorkerGrid:
     from fedopt.ray_worker import RaySettings
 
     gpus = torch.cuda.device_count() / engine.workers if engine.device == "cuda" else 0.0
-    settings = RaySettings(engine.workers, engine.ray_address, gpus, run.verbose)
+    settings = RaySettings(
+        engine.workers, engine.ray_address, gpus, engine.worker_megabytes or 0.0, run.verbose
+    )
     build_app = functools.partial(cohort_client_app, run.build_task, engine.device)
     return RayGrid(build_app, settings)
 
@@ -342,77 +310,3 @@ def _train(run: Run, grid: Grid) -> None:
         timeout=run.settings.engine.timeout,
         evaluate_fn=functools.partial(after_round, run),
     )
-
-
-def after_round(run: Run, number: int, arrays: ArrayRecord) -> None:
-    """Evaluate and log a round that is visible; on resume, log a round whose line was lost."""
-    from strategies.cohort_training import arrays_of
-
-    known = {row["round"] for row in run.history} if run.history else set()
-    if not known:
-        run.history = run.log.keep_until(number)
-        known = {row["round"] for row in run.history}
-    load_arrays(run.model, arrays_of(arrays))
-    if number in known:
-        return
-    row = round_row(run, number, arrays)
-    run.log.append(row)
-    run.history.append(row)
-    for callback in run.callbacks:
-        callback(row)
-
-
-def round_row(run: Run, number: int, arrays: ArrayRecord) -> Row:
-    """Build a round's row: what was released, and what an evaluation measured."""
-    record = run.latest
-    row: Row = {"round": number}
-    if record is not None and number:
-        row |= asdict(record)
-    else:
-        row |= {"cohort": 0, "replies": 0, "epsilon": 0.0 if run.plan.noise_multiplier else None}
-    if number % run.settings.run.eval_every == 0 or number == run.plan.rounds:
-        started = time.perf_counter()
-        row |= evaluate(run.task, run.model, "dev", run.settings.engine.device)
-        if number == run.plan.rounds and "test" in getattr(run.task, "splits", ()):
-            tested = evaluate(run.task, run.model, "test", run.settings.engine.device)
-            row |= {f"test_{name.removeprefix('test_')}": value for name, value in tested.items()}
-        phases = dict(row.get("seconds_by_phase", {}))
-        row["seconds_by_phase"] = phases | {"evaluation": time.perf_counter() - started}
-    return row
-
-
-def evaluate(task: Task, model: torch.nn.Module, split: str, device: str = "cpu") -> Row:
-    """Measure the model on a split; "loss" becomes "dev_loss" beside the training loss."""
-    import torch
-
-    model.to(device).eval()
-    with torch.inference_mode():
-        measured = dict(task.evaluate(model, split))
-    model.to("cpu")
-    loss = measured.pop("loss", None)
-    return measured | ({} if loss is None else {f"{split}_loss": loss})
-
-
-def load_arrays(model: torch.nn.Module, arrays: Mapping[str, Any]) -> None:
-    """Copy named arrays into the model's trainable parameters."""
-    import torch
-
-    from clients.local_training import trainable
-
-    for name, parameter in trainable(model).items():
-        parameter.data.copy_(torch.from_numpy(arrays[name].copy()))
-
-
-def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    from clients.local_training import trainable
-
-    return {name: p.detach().clone() for name, p in trainable(model).items()}
-
-
-def model_digest(model: torch.nn.Module) -> str:
-    """Hash the trainable weights, for comparing runs."""
-    parts = hashlib.sha256()
-    for name, tensor in _weights(model).items():
-        parts.update(json.dumps([name, list(tensor.shape)]).encode())
-        parts.update(tensor.numpy().tobytes())
-    return parts.hexdigest()

@@ -222,7 +222,12 @@ def _by_renyi(blank: PrivacySpent, merged: Releases) -> PrivacySpent:
 
 def _by_loss(blank: PrivacySpent, merged: Releases, renyi: PrivacySpent) -> PrivacySpent:
     capped = any(event.cohort_cap is not None for event, _ in merged)
-    if renyi.epsilon > LARGEST_EPSILON and not capped:
+    if renyi.epsilon > LARGEST_EPSILON and capped:
+        raise SettingsError(
+            f"epsilon with a cohort cap can only be bounded by pld, which stops at "
+            f"{LARGEST_EPSILON:g}, got about {renyi.epsilon:.3g}; raise the noise multiplier"
+        )
+    if renyi.epsilon > LARGEST_EPSILON:
         skipped = PrivacyWarning(
             "pld-skipped",
             f"PLD was left out because epsilon by RDP is {renyi.epsilon:.3g}, above "

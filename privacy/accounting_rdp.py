@@ -63,6 +63,15 @@ def renyi_bound(releases: Sequence[tuple[AccountingEvent, int]], delta: float) -
     return RenyiBound(epsilon, order, _computed_by(releases, order), edge)
 
 
+def renyi_floor(delta: float) -> float:
+    """Give the epsilon that RDP shows at delta where nothing at all is released: its largest order.
+
+    >>> round(renyi_floor(1e-9), 6)
+    0.000131
+    """
+    return max(convert(0.0, LARGE_ORDERS[-1], delta), 0.0)
+
+
 def convert(rdp: float, order: float, delta: float) -> float:
     """Turn a Renyi bound at one order into epsilon at delta; may be negative, never too small.
 

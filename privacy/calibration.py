@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from privacy.accounting import Accountant
+from privacy.accounting_rdp import renyi_floor
 from privacy.calibration_search import (
     MOST_POPULATION,
     MOST_ROUNDS,
@@ -70,11 +71,14 @@ def noise_multiplier_for(
         return target.spent(population, cohort, noise_multiplier, rounds)
 
     start = max(0.5, rate * math.sqrt(rounds) / gaussian_mu(epsilon, delta))
-    found = smallest_real(spent, epsilon, start, _LEAST_NOISE, _MOST_NOISE)
+    floor = renyi_floor(delta) if accountant == "rdp" else 0.0
+    found = None
+    if epsilon > floor:
+        found = smallest_real(spent, epsilon, start, _LEAST_NOISE, _MOST_NOISE)
     if found is None:
-        floor = target.spent(population, cohort, _MOST_NOISE, rounds)
+        floor = floor or target.spent(population, cohort, _MOST_NOISE, rounds)
         raise SettingsError(
-            f"epsilon must be at least {floor:.3g} for accountant {accountant} at delta {delta:g}, "
+            f"epsilon must be above {floor:.3g} for accountant {accountant} at delta {delta:g}, "
             f"got {epsilon:g}; no noise can show less, choose "
             f"{'accountant pld or ' if accountant == 'rdp' else ''}a larger epsilon or delta"
         )

@@ -68,7 +68,8 @@ def squared_norm(tensor: torch.Tensor) -> torch.Tensor:
     import torch
 
     if tensor.is_cuda:
-        return torch.linalg.vector_norm(tensor, dtype=torch.float64).square()
+        norm: torch.Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float64)
+        return norm.square()
     total = torch.zeros((), dtype=torch.float64, device=tensor.device)
     for chunk in torch.split(tensor.reshape(-1), CHUNK):
         wide = chunk.to(torch.float64)
@@ -112,7 +113,8 @@ def scale_in_place(tensors: Sequence[torch.Tensor], scales: Sequence[float]) -> 
         info = torch.finfo(tensor.dtype)
         safe = scale * (1.0 - 2.0 * info.eps)
         # A factor beyond the type's range would turn zeros into NaN; staying below only shrinks.
-        tensor.mul_(min(safe, float(info.max)))
+        # One below 1.2e-38 is denormal in float32 and may be rounded up by half or more: take 0.
+        tensor.mul_(min(safe, float(info.max)) if safe > 1.2e-38 else 0.0)
 
 
 def clip_tensors_in_place(

@@ -87,5 +87,11 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
         upper *= 2
     while gaussian_log_delta(lower, epsilon) > target:
         lower /= 2
-    root = brentq(lambda mu: gaussian_log_delta(mu, epsilon) - target, lower, upper, rtol=1e-13)
+    root = brentq(
+        lambda mu: gaussian_log_delta(mu, epsilon) - target,
+        lower,
+        upper,
+        xtol=1e-14 * lower,
+        rtol=1e-13,
+    )
     return float(root) * (1 - 1e-12)

@@ -1,7 +1,7 @@
 """Sum clipped updates exactly and hide each user in Gaussian noise.
 
 Sums are kept as 64-bit integers on a fixed grid, whose spacing is the largest power of two not
-above C 2**-40. A user's update is rounded toward zero (its norm can only fall), noise to the
+above C 2**-40 (coarser only for cohorts beyond about 10^6). A user's update is rounded toward zero (its norm can only fall), noise to the
 nearest grid point. Integer addition has no order, so the sum has the same bytes whatever worker
 added what when, and one user moves it by at most C, rounding included.
 """
@@ -18,30 +18,34 @@ if TYPE_CHECKING:
     import torch
 
 CHUNK = 1 << 20  # coordinates of noise drawn at a time
-FRACTION_BITS = 40
-HEADROOM = 2.0**62
+FRACTION_BITS, FEWEST_BITS, LARGEST_BITS = 40, 16, 62
 
 
-def grid_spacing(clip_norm: float) -> float:
-    """Give the largest power of two that is not above clip_norm * 2**-40.
+def grid_spacing(clip_norm: float, cohort: int = 1, noise_multiplier: float = 0.0) -> float:
+    """Give the largest power of two not above clip_norm * 2**-40, coarser for huge sums.
+
+    Raises: SettingsError where not even 16 bits of a clip norm would be left.
 
     >>> grid_spacing(1.0) == 2.0**-40
     True
     """
-    return 2.0 ** (math.floor(math.log2(clip_norm)) - FRACTION_BITS)
+    bits = fraction_bits(cohort, noise_multiplier)
+    return 2.0 ** (math.floor(math.log2(clip_norm)) - bits)
 
 
-def check_headroom(cohort: int, noise_multiplier: float) -> None:
-    """Refuse sums that could leave the range of 64-bit integers.
+def fraction_bits(cohort: int, noise_multiplier: float) -> int:
+    """Count the bits below the clip norm that leave room for the sum in 64-bit integers.
 
     A cohort may exceed its expectation, so twice its size plus ten deviations of noise must fit.
     """
-    largest = (2.0 * cohort + 64.0 + 10.0 * noise_multiplier) * 2.0 ** (FRACTION_BITS + 1)
-    if largest > HEADROOM:
+    largest = 2.0 * cohort + 64.0 + 10.0 * noise_multiplier
+    bits = min(FRACTION_BITS, LARGEST_BITS - 1 - math.ceil(math.log2(largest)))
+    if bits < FEWEST_BITS:
         raise SettingsError(
-            f"cohort {cohort} with noise multiplier {noise_multiplier} needs sums larger than "
-            "64-bit integers hold; lower the simulated cohort below 500,000"
+            f"cohort {cohort:,} with noise multiplier {noise_multiplier:g} needs sums larger than "
+            "64-bit integers hold; lower the cohort or the noise multiplier"
         )
+    return bits
 
 
 def add_update(total: torch.Tensor, update: torch.Tensor, spacing: float) -> None:
@@ -83,7 +87,7 @@ def share_deviation(deviation: float, share: int, whole: int) -> float:
     >>> share_deviation(2.0, 1, 4)
     1.0
     """
-    return deviation * math.sqrt(share / whole)
+    return deviation * math.sqrt(share / whole) if share else 0.0
 
 
 def to_real(total: torch.Tensor, spacing: float) -> torch.Tensor:

@@ -83,7 +83,7 @@ class PrivacyPlan:
         problems = plan_problems(dataclasses.asdict(self))
         if problems:
             raise SettingsError(problems)
-        noise.check_headroom(self.simulation.cohort, self.simulated_noise_multiplier)
+        noise.fraction_bits(self.simulation.cohort, self.simulated_noise_multiplier)
 
     @classmethod
     def for_epsilon(
@@ -166,7 +166,8 @@ class PrivacyPlan:
     @property
     def grid_spacing(self) -> float:
         """Give the spacing of the integer grid on which updates are summed."""
-        return noise.grid_spacing(self.clip_norm)
+        drawn = self.simulation.cohort
+        return noise.grid_spacing(self.clip_norm, drawn, self.simulated_noise_multiplier)
 
     @cached_property
     def event(self) -> AccountingEvent:

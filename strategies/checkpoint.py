@@ -153,7 +153,7 @@ def checksum(tensors: Mapping[str, torch.Tensor]) -> int:
     found = 0
     for name in sorted(tensors):
         whole = tensors[name].reshape(-1)
-        found = zlib.crc32(memoryview(whole.view(torch.uint8).numpy()), found)
+        found = zlib.crc32(whole.view(torch.uint8).numpy().data, found)
     return found
 
 

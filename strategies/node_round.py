@@ -99,6 +99,7 @@ class NodeRound:
         self.total += (flat / self.plan.grid_spacing).round_().to(torch.int64)
         self.noised += 1
         self.trusted += 1
+        self.clipped_by_nodes += 1
         return UserOutcome(number, 0.0, 0.0, False, 0.0)
 
     def _update(self, reply: Message, is_update: bool) -> list[torch.Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -13,7 +13,8 @@ from clients.protocol import weights_record
 from privacy.plan import PrivacyPlan
 from strategies.checkpoint import CheckpointFolder
 from strategies.node_round import NodeRound
-from strategies.private_training import Account, PrivateTraining, Send
+from strategies.private_training import Account, PrivateTraining, RoundInFlight, Send
+from strategies.round_record import RoundRecord
 from strategies.server_model import ServerModel
 
 FLOWER_LOG = "flwr"
@@ -104,6 +105,20 @@ class NodeTraining(PrivateTraining):
 
     def _sent(self) -> ArrayRecord:
         return weights_record(self.model.arrays())
+
+    def _record(
+        self, current: RoundInFlight, step_norm: float, timed: dict[str, float]
+    ) -> RoundRecord:
+        """Describe the round; losses stay with the app, norms inside noised updates are unknown."""
+        record = super()._record(current, step_norm, timed)
+        assert self.in_flight is not None
+        unknown = self.in_flight.trusted > 0
+        return replace(
+            record,
+            train_loss=None,
+            update_norm=None if unknown else record.update_norm,
+            clipped_fraction=None if unknown else record.clipped_fraction,
+        )
 
     def collect(self, send: Send, messages: list[Message], grid: Grid) -> None:
         """Send messages, take the replies, and say once who clips."""

@@ -179,7 +179,7 @@ class RowNorms:
             cut = torch.split(flat, NORM_ROW) if piece.device.type == "cpu" else [flat]
             owners += [number] * len(cut)
             rows += cut
-        norms = torch.stack([norm.double() for norm in torch._foreach_norm(rows)]).tolist()
+        norms = torch.stack(torch._foreach_norm(rows)).tolist()
         for number, norm in zip(owners, norms, strict=True):
             self._norms[number].append(norm)
 

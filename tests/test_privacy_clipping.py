@@ -263,6 +263,19 @@ def test_denormal_numbers_are_clipped_like_others(clipping: str, dtype: torch.dt
     assert bool(torch.isfinite(clipped.update["denormal"]).all())
 
 
+@pytest.mark.parametrize("clipping", CLIPPINGS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("clip_norm", [1e-13, 1e-5, 0.01])
+def test_a_norm_so_large_that_its_factor_is_denormal_keeps_the_bound(
+    clipping: str, dtype: torch.dtype, clip_norm: float
+) -> None:
+    for value in (1e26, 1.3e37, 1e38, 2.1e38, 3e38):
+        update = {"huge": torch.full((1000,), value).to(dtype), "one": torch.ones(1, dtype=dtype)}
+        clipped = clip_update(update, clip_norm, clipping)
+        assert clipped.finite
+        assert norm_of(*clipped.update.values()) <= clip_norm * SLACK
+
+
 def test_a_copy_is_clipped_unless_asked_otherwise() -> None:
     update = {"a": torch.tensor([3.0, 4.0])}
     clipped = clip_update(update, 1.0, "global")

@@ -19,6 +19,7 @@ from ledger_child import EVENT, FACTS, charge
 
 from privacy.errors import LedgerError
 from privacy.ledger import Ledger
+from privacy.ledger_file import connection
 
 CHILD = Path(__file__).with_name("ledger_child.py")
 
@@ -70,9 +71,9 @@ def assert_refused_unchanged(path: Path) -> None:
 
 
 def change(path: Path, *commands: str) -> None:
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as opened:
         for command in commands:
-            connection.execute(command)
+            opened.execute(command)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 8192, b"epsilon = 8\n" * 1000])
@@ -112,6 +113,7 @@ def test_a_folder_in_the_place_of_a_ledger_is_refused(tmp_path: Path) -> None:
         "UPDATE charge SET state = 'committed'",
         "UPDATE charge SET round = 7 WHERE round = 2",
         "UPDATE charge SET seal = ''",
+        "UPDATE charge SET clip_norm = x'00'",
     ],
 )
 @pytest.mark.usefixtures("whole")
@@ -132,6 +134,38 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ledger.reserve(charge(number)), cohort_realised=9, replies=8, noise_std_realised=0.5
         )
     return path
+
+
+def test_an_index_that_lost_a_row_is_refused(sample: Path, path: Path) -> None:
+    with connection(sample, 1.0) as opened:
+        size = opened.execute("PRAGMA page_size").fetchone()[0]
+        query = "SELECT rootpage FROM sqlite_master WHERE type = 'index'"
+        start_of_index = (opened.execute(query).fetchone()[0] - 1) * size
+    content = bytearray(sample.read_bytes())
+    cells = slice(start_of_index + 3, start_of_index + 5)  # in the page header of SQLite's format
+    assert int.from_bytes(content[cells]) == 3
+    content[cells] = (2).to_bytes(2)  # the last charge is no longer found by its key
+    path.write_bytes(content)
+    assert_refused_unchanged(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "broken"), [(b"first", b"\xe5irst"), (b"PRIMARY KEY (run", b"PRIMARY KEY (\xe5un")]
+)
+def test_text_that_is_no_text_is_refused(
+    sample: Path, path: Path, text: bytes, broken: bytes
+) -> None:
+    assert text in sample.read_bytes()
+    path.write_bytes(sample.read_bytes().replace(text, broken))
+    assert_refused_unchanged(path)
+
+
+def test_every_connection_waits_for_the_disk(path: Path) -> None:
+    Ledger.open(path, run="first", plan_facts=FACTS)
+    with connection(path, 1.0) as opened:
+        extra, delete = 3, "delete"  # as SQLite numbers and names them
+        assert opened.execute("PRAGMA synchronous").fetchone()[0] == extra
+        assert opened.execute("PRAGMA journal_mode").fetchone()[0] == delete
 
 
 @settings(max_examples=250, deadline=None)

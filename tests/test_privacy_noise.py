@@ -17,7 +17,7 @@ from privacy.errors import SettingsError
 from privacy.noise import (
     add_noise,
     add_update,
-    check_headroom,
+    fraction_bits,
     grid_spacing,
     share_deviation,
     to_real,
@@ -202,19 +202,16 @@ def test_the_sum_has_the_same_bytes_in_any_order_and_grouping(data: st.DataObjec
 def test_a_cohort_that_passes_the_check_cannot_leave_64_bits(
     cohort: int, noise_multiplier: float
 ) -> None:
-    try:
-        check_headroom(cohort, noise_multiplier)
-    except SettingsError:
-        return
     for clip_norm in (1.0, 1.999999, 0.01):
-        units = clip_norm / grid_spacing(clip_norm)
+        units = clip_norm / grid_spacing(clip_norm, cohort, noise_multiplier)
         assert (cohort + 10.0 * noise_multiplier) * units < 2**63
 
 
-def test_cohorts_of_the_papers_size_pass_the_headroom_check() -> None:
-    check_headroom(204_800, 2.048)
+def test_cohorts_of_the_papers_size_keep_the_finest_grid() -> None:
+    assert fraction_bits(204_800, 2.048) == 40
+    assert 30 < fraction_bits(10**7, 1.0) < 40
     with pytest.raises(SettingsError, match="64-bit"):
-        check_headroom(10**7, 1.0)
+        fraction_bits(10**14, 1.0)
 
 
 def test_noise_is_drawn_in_chunks_in_place() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,6 @@ from clients.protocol import (
     Piece,
     StreamSettings,
     TrainRequest,
-    UserOutcome,
 )
 from clients.task import TensorUserData
 from clients.worker import Worker
@@ -30,7 +30,7 @@ from privacy.event import AccountingEvent
 from privacy.noise import add_noise, grid_spacing, to_real
 from privacy.plan import PrivacyPlan
 from privacy.seeds import Streams
-from strategies.cohort_round import CohortRound
+from strategies.release import released_mean
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "privacy" / "PITFALLS.md").read_text()
@@ -105,36 +105,24 @@ def test_a_model_with_running_statistics_is_refused() -> None:
         Worker(LinesWithRunningStatistics())
 
 
-def released(users: int, answered: int) -> np.ndarray:
-    """Finish a round in which only some users' workers answered, with updates of zero."""
-    current = CohortRound(
-        plan=PLAN,
-        streams=STREAMS,
-        work=LocalWork(),
-        number=1,
-        attempt=0,
-        users=np.arange(users, dtype=np.int64),
-        groups=[np.arange(users, dtype=np.int64)],
-        sizes=[COORDINATES],
-    )
-    if answered:
-        source = STREAMS.source("noise", 1)
-        add_noise(current.total, source, PLAN.share_deviation(answered, users), PLAN.grid_spacing)
-        current.noised = answered
-        current.outcomes = {
-            user: UserOutcome(user, 0.0, 0.0, False, 0.0) for user in range(answered)
-        }
-    return current.finish().numpy()
-
-
-@pytest.mark.parametrize(("users", "answered"), [(0, 0), (9, 9), (20, 20), (20, 3), (41, 30)])
-def test_every_cohort_gets_the_noise_due_and_the_fixed_denominator(
-    users: int, answered: int
-) -> None:
-    mean = released(users, answered)
-    statistic = float(np.sum(np.square(mean / PLAN.noise_std_on_mean)))
+@pytest.mark.parametrize(("drawn", "noised"), [(0, 0), (9, 9), (20, 20), (20, 3), (41, 30)])
+def test_every_cohort_gets_the_noise_due_and_the_fixed_denominator(drawn: int, noised: int) -> None:
+    total = torch.zeros(COORDINATES, dtype=torch.int64)
+    if noised:
+        deviation = PLAN.share_deviation(noised, drawn)
+        add_noise(total, STREAMS.source("noise", 1), deviation, PLAN.grid_spacing)
+    mean = released_mean(PLAN, STREAMS, total, number=1, attempt=0, drawn=drawn, noised=noised)
+    statistic = float((mean / PLAN.noise_std_on_mean).square().sum())
     assert 1e-6 < stats.chi2.cdf(statistic, COORDINATES) < 1 - 1e-6
     assert stats.chi2.cdf(statistic / 1.05**2, COORDINATES) < 1e-6
+
+
+@pytest.mark.parametrize("drawn", [1, 20, 50])
+def test_the_sum_is_divided_by_the_cohort_that_was_expected(drawn: int) -> None:
+    silent = dataclasses.replace(PLAN, noise_multiplier=0.0)
+    total = torch.full((3,), round(10.0 / PLAN.grid_spacing))
+    mean = released_mean(silent, STREAMS, total, number=1, attempt=0, drawn=drawn, noised=0)
+    assert mean.tolist() == [0.5, 0.5, 0.5]  # 10 over the expected 20
 
 
 def test_a_fixed_cohort_is_not_quoted_with_the_poisson_number() -> None:
