@@ -7,12 +7,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedopt import machine
-from fedopt.config import DEFAULT_EPSILON, SPEECH_TASK, PrivacySettings, Settings
+from fedopt.config import (
+    DEFAULT_EPSILON,
+    SPEECH_TASK,
+    PrivacySettings,
+    ServerSettings,
+    Settings,
+)
 from privacy.errors import SettingsError
 from privacy.plan import PrivacyPlan, SimulatedCohort, plan_problems
 
 if TYPE_CHECKING:
     import torch
+
+SERVER_DEFAULTS: dict[str, tuple[float, dict[str, float | bool | str]]] = {
+    "fedavg": (2.0, {}),
+    "fedavgm": (0.5, {"momentum": 0.9}),
+    "fedadagrad": (0.02, {"tau": 1e-4}),
+    "fedadam": (4e-3, {"tau": 1e-4}),
+    "fedyogi": (4e-3, {"tau": 1e-4}),
+    "fednovograd": (0.02, {"scale": "sqrt_d"}),
+    "fedlamb": (0.04, {}),
+    "fedlars": (1.0, {}),
+}
+"""Server rate and further settings that train the default speech task, by strategy."""
 
 TRIAL_COHORT = 8
 """Users trained per round where --simulated-cohort is not given."""
@@ -102,7 +120,23 @@ def resolve(settings: Settings, users: int) -> Settings:
         }
     )
     return settings.model_copy(
-        update={"privacy": privacy.model_copy(update=changes), "engine": engine}
+        update={
+            "privacy": privacy.model_copy(update=changes),
+            "server": _server(settings),
+            "engine": engine,
+        }
+    )
+
+
+def _server(settings: Settings) -> ServerSettings:
+    """Fill in the server's rate and the settings of its optimizer where they are not given."""
+    server = settings.server
+    rate, further = SERVER_DEFAULTS[server.strategy]
+    return server.model_copy(
+        update={
+            "server_lr": server.server_lr or rate,
+            "hyperparameters": further | server.hyperparameters,
+        }
     )
 
 

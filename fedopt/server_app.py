@@ -25,24 +25,11 @@ if TYPE_CHECKING:
     from fedopt.simulation import Run
     from strategies.round_record import RoundRecord
 
-DEFAULT_RATES = {
-    "fedavg": 1.0,
-    "fedavgm": 0.5,
-    "fedadagrad": 0.02,
-    "fedadam": 4e-3,
-    "fedyogi": 4e-3,
-    "fednovograd": 0.02,
-    "fedlamb": 0.02,
-    "fedlars": 1.0,
-}
-"""Server rates that train the default speech task; see experiments/results."""
-
 
 def build_strategy(run: Run) -> FedOptimizer:
     """Build the strategy: optimizer and schedule, plan, cohorts, ledger, checkpoints."""
     server = run.settings.server
-    rate = server.server_lr or DEFAULT_RATES[server.strategy]
-    hyperparameters: dict[str, Any] = {"lr": rate, **server.hyperparameters}
+    hyperparameters: dict[str, Any] = {"lr": server.server_lr, **server.hyperparameters}
 
     def remember(record: RoundRecord, arrays: ArrayRecord) -> None:
         run.latest = record

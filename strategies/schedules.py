@@ -85,14 +85,16 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Linear:
-    """Lower the rate along a line, from 1 in round 1 to ``floor`` in round ``rounds``."""
+    """Keep the rate up to round ``start``, then lower it along a line to ``floor`` at the end."""
 
     rounds: int
     floor: float = 0.0
+    start: int = 1
 
     def __call__(self, round_number: int) -> float:
-        """Return the factor of that round; after the last round it stays at ``floor``."""
-        return 1 - (1 - self.floor) * _done(round_number, self.rounds)
+        """Return the factor of that round; after round ``rounds`` it stays at ``floor``."""
+        first = max(1, self.start)
+        return 1 - (1 - self.floor) * _done(round_number - first + 1, self.rounds - first + 1)
 
 
 def _done(round_number: int, rounds: int) -> float:
@@ -154,7 +156,7 @@ def build_schedule(name: str, *, rounds: int, **options: float) -> Decay | Warmu
     """Build a schedule by name; every schedule takes ``warmup``, a number of rounds.
 
     constant: no options. exponential: start, transition, factor. step: every, factor.
-    cosine and linear: floor, reached in round ``rounds``.
+    cosine and linear: floor, reached in round ``rounds``; linear: start.
 
     Raises: SettingsError for an unknown name, and one sentence per option that is unknown,
     missing or out of range.
