@@ -101,9 +101,9 @@ def read_whole(text: str) -> int | None:
         value = Decimal(text)
     except InvalidOperation:
         return None
-    if not value.is_finite() or abs(value) > 10**18 or value != value.to_integral_value():
-        return None
-    return int(value)
+    # The exponent is looked at first: int("1e999999999") would fill the memory.
+    small = value.is_finite() and -30 < value.adjusted() < 18
+    return int(value) if small and value == value.to_integral_value() else None
 
 
 def read_real(text: str) -> float | None:

@@ -152,7 +152,7 @@ def paper_lines() -> Iterator[str]:
         )
     yield ""
     yield from (f"[{number}] {slip}" for slip, number in notes.items())
-    yield "PLD -: left out, epsilon by RDP is above 600, where the grids of PLD exhaust memory"
+    yield "PLD -: left out, epsilon by RDP is above 600, where e^epsilon nears the largest float"
     yield (
         "The paper's code draws cohorts of a fixed size, for which Poisson numbers do not hold. "
         "No row was trained with the cohort and population it names."

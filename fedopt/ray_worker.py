@@ -89,7 +89,10 @@ def start_ray(settings: RaySettings) -> None:
     # Ray reads these when it is imported; nothing is sent anywhere and nothing is printed.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    # Ray prints the end of every worker on stdout; skipping every line is how it is kept quiet.
+    quiet = {"RAY_DEDUP_LOGS": "0"} if settings.verbose else {"RAY_DEDUP_LOGS_SKIP_REGEX": "."}
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError as problem:

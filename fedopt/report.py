@@ -10,27 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from fedopt import run_directory
+from fedopt.report_accounting import accounting_group, quoted, quoted_as_run, stated
 from fedopt.report_curves import build_curves
 from fedopt.report_facts import RunFacts, read_run
-from privacy.accounting import (
-    ACCOUNTANTS,
-    PrivacySpent,
-    available_accountants,
-    epsilon_spent,
-    epsilon_without_amplification,
-    gdp_mu,
-)
-from privacy.accounting_profile import library_version
+from fedopt.report_warnings import all_warnings
+from privacy.accounting import PrivacySpent
 from privacy.assumptions import assumptions, extrapolates
-from privacy.errors import PrivacyWarning, SettingsError
 from privacy.event import AccountingEvent
 from privacy.statement import (
     COVERED,
-    Epsilon,
     as_run_sentence,
     guarantee_sentence,
     not_covered,
-    plan_warnings,
     strength,
     tier,
     trust_sentences,
@@ -39,8 +30,6 @@ from privacy.statement import (
 __all__ = ["RunFacts", "build_report", "plain", "read_run", "to_json", "write_report"]
 
 SCHEMA_VERSION = 1
-NOT_BOUNDED = "as-run-not-bounded"
-Releases = list[tuple[AccountingEvent, int]]
 
 
 def write_report(folder: Path) -> dict[str, Any]:
@@ -82,12 +71,6 @@ def build_report(facts: RunFacts) -> dict[str, Any]:
     claimed, as_run = facts.ledger.releases(run_id), facts.ledger.releases_as_run(run_id)
     spent = quoted(facts, claimed)
     spent_as_run = quoted_as_run(facts, as_run)
-    warnings = [
-        *plan_warnings(facts.plan, facts.randomness),
-        *spent.warnings,
-        *(one for one in spent_as_run.warnings if one.code == NOT_BOUNDED),
-        *_run_warnings(facts, spent.epsilon, spent_as_run.epsilon),
-    ]
     rounds = sum(row.state == "committed" for row in facts.charges)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -96,9 +79,7 @@ def build_report(facts: RunFacts) -> dict[str, Any]:
             facts.plan, stated(spent_as_run), rounds, facts.randomness
         ),
         "trust": trust_sentences(facts.plan, facts.plug_in),
-        "assumptions": [
-            asdict(item) for item in assumptions(facts.plan, facts.randomness, facts.plug_in)
-        ],
+        "assumptions": _assumptions(facts),
         "setting": _setting(facts),
         "unit": {"name": "user", "meaning": _unit(facts)},
         "adjacency": facts.plan.event.adjacency,
@@ -112,7 +93,7 @@ def build_report(facts: RunFacts) -> dict[str, Any]:
         },
         "mechanism": _mechanism(facts),
         "sampling": _sampling(facts),
-        "accounting": _accounting(facts, claimed, spent),
+        "accounting": accounting_group(facts, claimed, spent),
         "claimed": _side(facts.plan.event, spent),
         "as_run": _side(facts.plan.event_as_run, spent_as_run)
         | {"virtual_users": facts.plan.simulation.virtual},
@@ -121,45 +102,8 @@ def build_report(facts: RunFacts) -> dict[str, Any]:
         "audit": None,
         "utility": _utility(facts),
         "provenance": _provenance(facts),
-        "warnings": [asdict(warning) for warning in _unique(warnings)],
+        "warnings": [asdict(warning) for warning in all_warnings(facts, spent, spent_as_run)],
     }
-
-
-def quoted(facts: RunFacts, releases: Releases) -> PrivacySpent:
-    """Account releases by the accountant that the run quotes."""
-    accountant: Any = facts.settings.privacy.accountant
-    return epsilon_spent(releases, facts.plan.delta, accountant)
-
-
-def quoted_as_run(facts: RunFacts, releases: Releases) -> PrivacySpent:
-    """Account releases as run; infinite where the accountant gives up on so little noise."""
-    try:
-        return quoted(facts, releases)
-    except SettingsError as problem:
-        why = PrivacyWarning(NOT_BOUNDED, f"As run, no accountant bounds epsilon: {problem}.")
-        return PrivacySpent(
-            epsilon=math.inf,
-            delta=facts.plan.delta,
-            accountant=facts.settings.privacy.accountant,
-            order=None,
-            library="none",
-            adjacency=facts.plan.event.adjacency,
-            sampling=facts.plan.sampling,
-            warnings=(why,),
-        )
-
-
-def stated(spent: PrivacySpent) -> Epsilon:
-    """Give an epsilon its full description."""
-    return Epsilon(
-        value=spent.epsilon,
-        delta=spent.delta,
-        adjacency=spent.adjacency,
-        sampling=spent.sampling,
-        accountant=spent.accountant,
-        version=spent.library,
-        upper_bound=spent.upper_bound,
-    )
 
 
 def _side(event: AccountingEvent, spent: PrivacySpent) -> dict[str, Any]:
@@ -172,6 +116,12 @@ def _side(event: AccountingEvent, spent: PrivacySpent) -> dict[str, Any]:
         "tier": tier(spent.epsilon),
         "strength": strength(spent.epsilon),
     }
+
+
+def _assumptions(facts: RunFacts) -> list[dict[str, Any]]:
+    noised = (facts.provenance.get("nodes") or {}).get("replies_with_noise_shares", 0)
+    found = assumptions(facts.plan, facts.randomness, facts.plug_in, noised)
+    return [asdict(item) for item in found]
 
 
 def _unit(facts: RunFacts) -> str:
@@ -254,59 +204,6 @@ def _sampling(facts: RunFacts) -> dict[str, Any]:
     }
 
 
-def _accounting(facts: RunFacts, claimed: Releases, spent: PrivacySpent) -> dict[str, Any]:
-    return {
-        "epsilon": asdict(stated(spent)),
-        "accountants": by_every_accountant(claimed, spent),
-        "rounds_charged": sum(count for _, count in claimed),
-        "ceiling": facts.settings.privacy.epsilon,
-        "epsilon_at_planned_end": asdict(stated(_at_planned_end(facts, claimed))),
-        "epsilon_without_amplification": asdict(_without_amplification(facts, claimed)),
-        "gdp_mu": gdp_mu(claimed),
-        "tier": tier(spent.epsilon),
-        "delta_times_population": facts.plan.delta * facts.plan.population,
-        "by_round": [{"round": row["round"], "epsilon": row.get("epsilon")} for row in facts.rows],
-    }
-
-
-def _at_planned_end(facts: RunFacts, claimed: Releases) -> PrivacySpent:
-    """Account what is charged and, by the plan, the rounds that are still to come."""
-    last = max((row.round for row in facts.charges), default=0)
-    rest = max(facts.plan.rounds - last, 0)
-    return quoted(facts, [*claimed, *([(facts.plan.event, rest)] if rest else [])])
-
-
-def _without_amplification(facts: RunFacts, claimed: Releases) -> Epsilon:
-    return Epsilon(
-        value=epsilon_without_amplification(claimed, facts.plan.delta),
-        delta=facts.plan.delta,
-        adjacency=facts.plan.event.adjacency,
-        sampling="known cohorts",
-        accountant="exact",
-        version=library_version("scipy"),
-    )
-
-
-def by_every_accountant(releases: Releases, spent: PrivacySpent) -> dict[str, Any]:
-    """Account the same releases by every accountant that can; where one fails, say why."""
-    found: dict[str, Any] = {spent.accountant: _answer(spent)}
-    able = [set(available_accountants(event)) for event, _ in releases]
-    for name in ACCOUNTANTS:
-        if name in found or not able or not all(name in names for names in able):
-            continue
-        answer = epsilon_spent(releases, spent.delta, name)
-        why = " ".join(warning.text for warning in answer.warnings)
-        nothing = {"epsilon": None, "order": None, "library": None, "why": why}
-        # Another one answers in the place of an accountant that cannot, and says so.
-        found[name] = _answer(answer) if answer.accountant == name else nothing
-    return found
-
-
-def _answer(spent: PrivacySpent) -> dict[str, Any]:
-    known = asdict(stated(spent))
-    return known | {"epsilon": spent.epsilon, "order": spent.order, "library": spent.library}
-
-
 def _extrapolation(
     facts: RunFacts, spent: PrivacySpent, as_run: PrivacySpent
 ) -> dict[str, Any] | None:
@@ -360,48 +257,3 @@ def _not_covered_here(facts: RunFacts) -> list[str]:
     if facts.settings.task.init_from is None:
         return []
     return ["the data of the seed model that --init-from loaded"]
-
-
-def _run_warnings(facts: RunFacts, claimed: float, as_run: float) -> list[PrivacyWarning]:
-    released = sum(row.state == "committed" for row in facts.charges)
-    charged = len(facts.charges)
-    weak, weak_as_run = strength(claimed), strength(as_run)
-    people = extrapolates(facts.plan) and not facts.plan.simulation.virtual
-    runs = {row.run for row in facts.ledger.rows()} - {facts.provenance["run_id"]}
-    planned = facts.plan.rounds
-    model = run_directory.file_digest(facts.folder / run_directory.MODEL)
-    candidates = [
-        (
-            released < planned,
-            "not-finished",
-            f"{released} of {planned} planned rounds were released.",
-        ),
-        (
-            charged > released,
-            "charged-not-released",
-            f"{charged} releases are charged for {released} released models: rounds that were "
-            "repeated or interrupted stay charged.",
-        ),
-        (
-            bool(runs),
-            "ledger-shared",
-            f"{len(runs)} more runs are on the same ledger; what they spend on the same people "
-            "adds to this: see fedopt report --ledger.",
-        ),
-        (
-            facts.provenance.get("model_sha256", model) != model,
-            "model-changed",
-            "The model file is not the one that the run wrote.",
-        ),
-        (
-            bool(weak_as_run) and people,
-            "as-run-weak",
-            f"As run: {weak_as_run} for the people in the data set.",
-        ),
-        (bool(weak), "epsilon-large", f"As claimed: {weak}."),
-    ]
-    return [PrivacyWarning(code, text) for holds, code, text in candidates if holds]
-
-
-def _unique(warnings: list[PrivacyWarning]) -> list[PrivacyWarning]:
-    return list({warning.code: warning for warning in warnings}.values())

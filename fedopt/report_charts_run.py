@@ -55,6 +55,8 @@ def cohort_sizes(report: Report) -> Chart | None:
     if not sizes:
         return None
     users, rate = report["as_run"]["population"], report["as_run"]["sample_rate"]
+    # In plug-in mode each connected node is drawn at the rate, however few are connected.
+    users = (report["setting"]["nodes"] or {}).get("connected", users)
     poisson = report["sampling"]["scheme"] == "poisson" and 0.0 < rate < 1.0
     edges = bins(sizes, users, rate if poisson else None)
     counts = [sum(low <= size < high for size in sizes) for low, high in edges]

@@ -135,7 +135,7 @@ def epsilon_by_population(
 def _rate_held(plan: PrivacyPlan) -> Iterator[AccountingEvent]:
     for factor in POPULATION_FACTORS:
         cohort = round(plan.cohort * factor)
-        population = max(round(plan.population * factor), cohort)
+        population = round(cohort * plan.population / plan.cohort)
         if cohort >= 1 and population <= 10**12:
             multiplier = plan.noise_multiplier * cohort / plan.cohort
             yield replace(

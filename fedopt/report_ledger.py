@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fedopt.report import by_every_accountant, stated
+from fedopt.report_accounting import by_every_accountant, stated
 from privacy.accounting import Accountant, epsilon_spent
 from privacy.errors import SettingsError
 from privacy.ledger import Ledger

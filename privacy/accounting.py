@@ -6,21 +6,29 @@ loss is caught here: the answer names the library that gave it and carries its w
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Literal
 
-from privacy.accounting_pld import LARGEST_EPSILON, delta_of, loss_bound
+from privacy.accounting_pld import LARGEST_EPSILON, LossBound, delta_of, loss_bound
 from privacy.accounting_rdp import RenyiBound, renyi_bound
 from privacy.accounting_values import (
     choice_problems,
     delta_problems,
     epsilon_problems,
     merge_releases,
+)
+from privacy.accounting_warnings import (
+    NO_NOISE,
+    delta_warnings,
+    library_log,
+    library_version,
+    log_warnings,
+    loss_looser,
+    loss_skipped,
+    loss_warnings,
+    renyi_warnings,
 )
 from privacy.errors import PrivacyWarning, SettingsError
 from privacy.event import AccountingEvent, Adjacency
@@ -79,8 +87,7 @@ def epsilon_spent(releases: Releases, delta: float, accountant: Accountant = "rd
     if not merged:
         return blank
     if any(event.noise_multiplier == 0 for event, _ in merged):
-        noiseless = PrivacyWarning("no-noise", "A round without noise gives no privacy at all.")
-        return replace(blank, epsilon=math.inf, warnings=(noiseless, *blank.warnings))
+        return replace(blank, epsilon=math.inf, warnings=(NO_NOISE, *blank.warnings))
     if accountant == "exact":
         return replace(blank, epsilon=gaussian_epsilon(_gaussian_strength(merged), delta))
     renyi = _by_renyi(replace(blank, accountant="rdp"), merged)
@@ -141,7 +148,7 @@ def delta_at(releases: Releases, epsilon: float) -> float:
         return 0.0
     if any(event.noise_multiplier == 0 for event, _ in merged):
         return 1.0
-    with _quiet():
+    with library_log():
         renyi = _uncapped_bound(merged, 1e-9)
         grid = loss_bound(merged, 1e-9, min(renyi.epsilon, LARGEST_EPSILON), renyi.order).interval
         return min(delta_of(merged, epsilon, grid, renyi.order), 1.0)
@@ -172,91 +179,59 @@ def _blank(merged: Releases, delta: float, accountant: Accountant) -> PrivacySpe
         delta=delta,
         accountant=accountant,
         order=None,
-        library=_library_version(
-            {"rdp": "opacus", "pld": "dp-accounting"}.get(accountant, "scipy")
-        ),
+        library=library_version({"rdp": "opacus", "pld": "dp-accounting"}.get(accountant, "scipy")),
         adjacency=events[0].adjacency if events else "add-or-remove-one",
         sampling="+".join(named) or "none",
-        warnings=tuple(_delta_warnings(events, delta)),
+        warnings=delta_warnings(events, delta),
     )
 
 
-def _delta_warnings(events: Sequence[AccountingEvent], delta: float) -> Iterator[PrivacyWarning]:
-    population = max((event.population for event in events), default=0)
-    if population and delta * population >= 1:
-        yield PrivacyWarning(
-            "delta-above-one-over-population",
-            f"delta {delta:g} is not below 1 / population = {1 / population:.3g}: a mechanism that "
-            "publishes one user's data outright could meet it; choose a smaller delta.",
-        )
-
-
 def _by_renyi(blank: PrivacySpent, merged: Releases) -> PrivacySpent:
-    with _quiet() as messages:
+    with library_log() as messages:
         bound = _uncapped_bound(merged, blank.delta)
-    found = [PrivacyWarning("library-log", text) for text in dict.fromkeys(messages)]
-    if bound.edge:
-        found.append(
-            PrivacyWarning(
-                "rdp-order-limit",
-                f"The {bound.edge} Renyi order {bound.order:g} gave epsilon, so RDP cannot show a "
-                "smaller one that may hold; PLD can.",
-            )
-        )
-    elif bound.distribution != "opacus" and blank.sampling != "fixed":
-        found.append(
-            PrivacyWarning(
-                "rdp-by-dp-accounting",
-                f"The best Renyi order is {bound.order:g}, above 1000 where Opacus overflows; "
-                "dp-accounting computed it.",
-            )
-        )
+    found = (*log_warnings(messages), *renyi_warnings(bound, blank.sampling))
     return replace(
         blank,
         epsilon=bound.epsilon,
         order=bound.order,
-        library=_library_version(bound.distribution),
+        library=library_version(bound.distribution),
         warnings=(*blank.warnings, *found),
     )
 
 
 def _by_loss(blank: PrivacySpent, merged: Releases, renyi: PrivacySpent) -> PrivacySpent:
-    capped = any(event.cohort_cap is not None for event, _ in merged)
-    if renyi.epsilon > LARGEST_EPSILON and capped:
+    with library_log() as messages:
+        bound = _loss_bound(merged, blank.delta, renyi)
+    if _capped(merged) and bound is None:
         raise SettingsError(
             f"epsilon with a cohort cap can only be bounded by pld, which stops at "
             f"{LARGEST_EPSILON:g}, got about {renyi.epsilon:.3g}; raise the noise multiplier"
         )
-    if renyi.epsilon > LARGEST_EPSILON:
-        skipped = PrivacyWarning(
-            "pld-skipped",
-            f"PLD was left out because epsilon by RDP is {renyi.epsilon:.3g}, above "
-            f"{LARGEST_EPSILON:g}, where its grids exhaust memory; RDP answered.",
-        )
-        return replace(renyi, warnings=(*renyi.warnings, skipped))
-    with _quiet() as messages:
-        guess = min(renyi.epsilon, LARGEST_EPSILON)
-        bound = loss_bound(merged, blank.delta, guess, renyi.order or 2.0)
-    if bound.epsilon > renyi.epsilon and not capped:
-        looser = PrivacyWarning(
-            "pld-looser", f"PLD shows only {bound.epsilon:.4g} here; RDP answered, it is smaller."
-        )
-        return replace(renyi, warnings=(*renyi.warnings, looser))
-    found = [PrivacyWarning("library-log", text) for text in dict.fromkeys(messages)]
-    if bound.distribution != "dp-accounting":
-        found.append(
-            PrivacyWarning(
-                "pld-by-fedopt",
-                "With so many rounds at so small a delta the rounding of dp-accounting's transform "
-                "is no longer small; the project's own tilted transform computed PLD.",
-            )
-        )
+    if bound is None:
+        return replace(renyi, warnings=(*renyi.warnings, loss_skipped(renyi.epsilon)))
+    if bound.epsilon > renyi.epsilon and not _capped(merged):
+        return replace(renyi, warnings=(*renyi.warnings, loss_looser(bound.epsilon)))
+    found = (*log_warnings(messages), *loss_warnings(bound.distribution))
     return replace(
         blank,
         epsilon=bound.epsilon,
-        library=_library_version(bound.distribution),
+        library=library_version(bound.distribution),
         warnings=(*blank.warnings, *found),
     )
+
+
+def _loss_bound(merged: Releases, delta: float, renyi: PrivacySpent) -> LossBound | None:
+    """Bound epsilon by PLD; None where it is too large for floats or the grid for memory."""
+    if renyi.epsilon > LARGEST_EPSILON:
+        return None
+    try:
+        return loss_bound(merged, delta, renyi.epsilon, renyi.order or 2.0)
+    except MemoryError:
+        return None
+
+
+def _capped(merged: Releases) -> bool:
+    return any(event.cohort_cap is not None for event, _ in merged)
 
 
 def _uncapped_bound(merged: Releases, delta: float) -> RenyiBound:
@@ -283,28 +258,3 @@ def _central_limit_variance(event: AccountingEvent) -> float:
     if event.sample_rate == 1.0:
         return exponent
     return event.sample_rate**2 * math.expm1(exponent) if exponent < 700 else math.inf
-
-
-@contextmanager
-def _quiet() -> Iterator[list[str]]:
-    """Collect what the libraries log, and keep it off the console.
-
-    dp-accounting logs through absl, one line per order; Opacus is called below its warnings.
-    """
-    messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("absl")
-    propagate, handlers = logger.propagate, logger.handlers[:]
-    logger.propagate, logger.handlers = False, [handler]
-    try:
-        yield messages
-    finally:
-        logger.propagate, logger.handlers = propagate, handlers
-
-
-@lru_cache(maxsize=8)
-def _library_version(distribution: str) -> str:
-    from importlib.metadata import version
-
-    return f"{distribution} {version(distribution)}"

@@ -47,6 +47,7 @@ def loss_bound(releases: Releases, delta: float, guess: float, order: float) -> 
     releases: merged and checked, add-or-remove-one, each noise multiplier > 0.
     guess, order: an upper bound of epsilon and the Renyi order that gave it; they size the grid.
 
+    Raises: MemoryError where even the first grid is too large.
     Reference: Doroshenko et al. 2022 (arXiv 2207.04380), Algorithm 1, "connect the dots".
     Guarantee: (epsilon, delta)-DP of all releases together, add-or-remove-one, Poisson sampling
     (with a cap: the truncated event of arXiv 2508.15089) or everyone.
@@ -81,7 +82,10 @@ def _refine(bound: Callable[[float], float], start: float, reach: float) -> tupl
     interval, epsilon = start, bound(start)
     while interval > _FINEST and reach / interval < _MOST_POINTS / 2:
         finer = max(interval / 2, _FINEST)
-        again = bound(finer)
+        try:
+            again = bound(finer)
+        except MemoryError:
+            break
         if again >= epsilon * (1 - _STANDS_STILL):
             return min((epsilon, interval), (again, finer))
         epsilon, interval = again, finer

@@ -58,9 +58,9 @@ def quick_epsilon(releases: Releases, delta: float, guess: float | None = None) 
     guess: about the answer, or somewhat more; it sizes the grid and saves time, it bounds nothing.
 
     >>> from privacy.event import AccountingEvent
-    >>> releases = [(AccountingEvent("poisson", 1_000_000, 5_000, 0.5), 10)]
-    >>> round(quick_epsilon(releases, 1e-8), 1)
-    6.5
+    >>> releases = [(AccountingEvent("everyone", 1000, 1000, 2.0), 4)]  # exactly 4.3772
+    >>> round(quick_epsilon(releases, 1e-5), 1)
+    4.4
 
     Reference: Doroshenko et al. 2022 (arXiv 2207.04380), Algorithm 1, "connect the dots".
     Guarantee: (epsilon, delta)-DP of all releases together up to the rounding named above.

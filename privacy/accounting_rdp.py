@@ -67,7 +67,7 @@ def renyi_floor(delta: float) -> float:
     """Give the epsilon that RDP shows at delta where nothing at all is released: its largest order.
 
     >>> round(renyi_floor(1e-9), 6)
-    0.000131
+    0.000132
     """
     return max(convert(0.0, LARGE_ORDERS[-1], delta), 0.0)
 

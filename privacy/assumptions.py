@@ -1,4 +1,4 @@
-"""List what a guarantee rests on, and say for each whether the code enforces it or one must trust."""
+"""List what a guarantee rests on, and for each whether the code enforces it or one must trust."""
 
 from __future__ import annotations
 
@@ -33,8 +33,12 @@ def extrapolates(plan: PrivacyPlan) -> bool:
     return drawn.virtual or (drawn.users, drawn.cohort) != (plan.population, plan.cohort)
 
 
-def assumptions(plan: PrivacyPlan, randomness: str, plug_in: bool = False) -> list[Assumption]:
+def assumptions(
+    plan: PrivacyPlan, randomness: str, plug_in: bool = False, noised_replies: int = 0
+) -> list[Assumption]:
     """List the assumptions behind the claimed guarantee, those of the code first.
+
+    noised_replies: updates that came with noise inside, so that the server could not clip them.
 
     Guarantee: what is called enforced is done by the same plan that is accounted.
     Not covered: "trusted" lines, which no code can check.
@@ -47,11 +51,7 @@ def assumptions(plan: PrivacyPlan, randomness: str, plug_in: bool = False) -> li
         ),
         _secrecy(randomness),
         _population(plan),
-        Assumption(
-            "One user changes a sum by at most the clip norm",
-            "enforced",
-            f"every update is clipped to {plan.clip_norm:.4g} ({plan.clipping}) before it is added",
-        ),
+        _bound(plan, noised_replies),
         _noise(plan),
         Assumption(
             "Nothing is released that is not charged",
@@ -100,6 +100,18 @@ def _population(plan: PrivacyPlan) -> Assumption:
         )
         return Assumption(name, "not enforced", detail)
     return Assumption(name, "enforced", f"cohorts come from {drawn.users:,} users")
+
+
+def _bound(plan: PrivacyPlan, noised_replies: int) -> Assumption:
+    name = "One user changes a sum by at most the clip norm"
+    if noised_replies:
+        detail = (
+            f"{noised_replies:,} replies came with noise inside, which the server cannot clip "
+            "again: their nodes are trusted to have clipped"
+        )
+        return Assumption(name, "trusted", detail)
+    detail = f"every update is clipped to {plan.clip_norm:.4g} ({plan.clipping}) before it is added"
+    return Assumption(name, "enforced", detail)
 
 
 def _noise(plan: PrivacyPlan) -> Assumption:

@@ -160,7 +160,7 @@ def trust_sentences(plan: PrivacyPlan, plug_in: bool = False) -> list[str]:
     """Say who is trusted and with what."""
     sees = "single users' updates" if plug_in else "partial sums of clipped updates"
     reach = (
-        "There is no guarantee, against nobody."
+        "There is no guarantee against anybody."
         if plan.noise_multiplier == 0.0
         else "The guarantee holds against whoever sees the released models."
     )

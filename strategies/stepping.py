@@ -18,15 +18,15 @@ from strategies.hyperparameters import RULES, Rule, check_values
 
 Parameters = Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 
-# torch does an operation on at most this many values in the calling thread. Larger ones wait
-# for all threads after every operation, which is slow where the cores are shared.
-CPU_PIECE = 1 << 15
+# On fewer than 2^15 values torch works in the calling thread. On more it waits for all threads
+# after every operation, which is slow where the cores are shared.
+CPU_PIECE = 3 << 13
 # The pieces of one block: few enough to stay in a cache, enough to hide the cost of a call.
-CPU_BLOCK = 1 << 18
+CPU_BLOCK = 10 * CPU_PIECE
 # On an accelerator a block only bounds the scratch memory (256 MiB in float32).
 ACCELERATOR_BLOCK = 1 << 26
-# A norm over fewer values than torch's parallel grain does not depend on the number of threads.
-NORM_ROW = 1 << 14
+# The norm of such a row is one thread's work, so it does not depend on the number of threads.
+NORM_ROW = CPU_PIECE
 
 
 class ServerOptimizer(torch.optim.Optimizer):
@@ -133,17 +133,23 @@ def _blocks(columns: Sequence[Sequence[Tensor]]) -> Iterator[Block]:
     held: list[list[Tensor]] = [[] for _ in columns]
     count = 0
     for number, tensors in enumerate(zip(*columns, strict=True)):
-        cpu = tensors[0].device.type == "cpu"
-        for pieces in _split(tensors, CPU_PIECE if cpu else ACCELERATOR_BLOCK):
+        piece_size, block_size = _sizes(tensors[0])
+        for pieces in _split(tensors, piece_size):
             numbers.append(number)
             for column, piece in zip(held, pieces, strict=True):
                 column.append(piece)
             count += pieces[0].numel()
-            if count >= (CPU_BLOCK if cpu else ACCELERATOR_BLOCK):
+            if count >= block_size:
                 yield Block(numbers, held)
                 numbers, held, count = [], [[] for _ in columns], 0
     if numbers:
         yield Block(numbers, held)
+
+
+def _sizes(tensor: Tensor) -> tuple[int, int]:
+    if tensor.device.type != "cpu":
+        return ACCELERATOR_BLOCK, ACCELERATOR_BLOCK
+    return CPU_BLOCK if torch.get_num_threads() == 1 else CPU_PIECE, CPU_BLOCK
 
 
 def _split(tensors: tuple[Tensor, ...], size: int) -> Iterator[tuple[Tensor, ...]]:
@@ -172,16 +178,13 @@ class RowNorms:
 
     def add(self, numbers: Sequence[int], pieces: Sequence[Tensor]) -> None:
         """Add one piece to each of the numbered tensors; a number may come more than once."""
-        owners: list[int] = []
-        rows: list[Tensor] = []
+        if not all(piece.device.type == "cpu" for piece in pieces):
+            found = torch.stack([norm.double() for norm in torch._foreach_norm(list(pieces))])
+            for number, norm in zip(numbers, found.tolist(), strict=True):
+                self._norms[number].append(norm)
+            return
         for number, piece in zip(numbers, pieces, strict=True):
-            flat = piece.reshape(-1)
-            cut = torch.split(flat, NORM_ROW) if piece.device.type == "cpu" else [flat]
-            owners += [number] * len(cut)
-            rows += cut
-        norms = torch.stack(torch._foreach_norm(rows)).tolist()
-        for number, norm in zip(owners, norms, strict=True):
-            self._norms[number].append(norm)
+            self._norms[number] += _row_norms(piece)
 
     def squares(self) -> list[float]:
         """Return the squared norm of every tensor; 0 for a tensor without pieces."""
@@ -193,3 +196,11 @@ def sums_of_squares(tensors: Sequence[Tensor]) -> list[float]:
     norms = RowNorms(len(tensors))
     for_each_block(lambda block: norms.add(block.numbers, block.columns[0]), tensors)
     return norms.squares()
+
+
+def _row_norms(tensor: Tensor) -> list[float]:
+    flat = tensor.reshape(-1)
+    in_rows = flat.numel() - flat.numel() % NORM_ROW
+    rows, rest = flat[:in_rows].view(-1, NORM_ROW), flat[in_rows:]
+    norms: list[float] = torch.linalg.vector_norm(rows, dim=1).tolist() if in_rows else []
+    return [*norms, float(torch.linalg.vector_norm(rest))] if in_rows < flat.numel() else norms

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from privacy.errors import SettingsError
+
 
 class TwoLayers(nn.Module):
     """Hold two vectors."""
@@ -107,11 +109,23 @@ def misbehave(behaviour: str) -> None:
     if behaviour == "hang":
         time.sleep(3600)
     if behaviour == "greedy":
-        bytearray(3 * 10**9)
+        np.empty(30 * 10**9, np.uint8)
 
 
 def task(
-    users: int = 24, size: int = 16, zero: bool = False, folder: str = "", pause: float = 0.0
+    users: int = 24,
+    size: int = 16,
+    zero: bool = False,
+    folder: str = "",
+    pause: float = 0.0,
+    builds: int = 0,
 ) -> EngineTask:
-    """Build the task from its options."""
+    """Build the task from its options.
+
+    builds: how many processes may build it; 0 for any number.
+    """
+    if builds:
+        (Path(folder) / f"built-{os.getpid()}").touch()
+        if len(list(Path(folder).glob("built-*"))) > builds:
+            raise SettingsError("the task cannot be built here; this is for a test")
     return EngineTask(users, size, zero, folder, pause)

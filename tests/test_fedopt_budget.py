@@ -41,8 +41,11 @@ def refused(capsys, words: str) -> str:
 
 @pytest.mark.parametrize(
     ("words", "rdp", "pld"),
-    [(f"{HIGH} --noise-multiplier 0.6144", 7.22, 6.29), (f"{LOW} --noise-multiplier 2.048", 4.44, 4.22)],
-)  # fmt: skip
+    [
+        (f"{HIGH} --noise-multiplier 0.6144", 7.22, 6.29),
+        (f"{LOW} --noise-multiplier 2.048", 4.44, 4.22),
+    ],
+)
 def test_the_headlines_of_the_paper_come_out(capsys, words, rdp, pld):
     found = ask(capsys, words)
     assert set(found) >= CONTRACT
@@ -211,6 +214,12 @@ def test_a_question_that_makes_no_sense_gets_one_clear_sentence(capsys, words, s
     assert sentence in refused(capsys, words)
 
 
+def test_the_table_says_what_was_solved(capsys):
+    words = "--population 1e6 --cohort 5000 --rounds 70 --delta 1e-8 --epsilon 8"
+    assert cli.main(["budget", *words.split()]) == 0
+    assert "solved: noise, for epsilon at most 8" in capsys.readouterr().out
+
+
 def test_delta_at_one_over_population_is_a_warning_not_an_error(capsys):
     words = "--population 1000 --cohort 10 --rounds 5 --noise-multiplier 2"
     codes = [each["code"] for each in ask(capsys, f"{words} --delta 1e-3")["warnings"]]
@@ -253,15 +262,13 @@ def test_malformed_command_lines_never_trace_back_and_write_nothing(
 @pytest.mark.parametrize(
     ("text", "value"),
     [("1e6", 10**6), ("1_000_000", 10**6), ("7", 7), ("1.5e1", 15), ("1.5", None), ("ten", None),
-     ("1e99", None), ("nan", None), ("1e-3", None)],
+     ("1e99", None), ("nan", None), ("1e-3", None), ("0", 0), ("1e-999999999", None)],
 )  # fmt: skip
 def test_whole_numbers_may_be_written_in_three_ways(text, value):
     assert read_whole(text) == value
 
 
-@pytest.mark.parametrize(
-    "row", PAPER_ROWS, ids=lambda row: f"{row.noise_multiplier}-{row.population}"
-)
+@pytest.mark.parametrize("row", PAPER_ROWS, ids=lambda row: f"{row.language}-{row.population}")
 def test_a_printed_row_is_our_rdp_at_the_printed_order_unless_its_slip_is_named(row):
     # Origin: arXiv 2310.00098, tables 1, 17, 18; the paper rounds up to two digits, by 6 % at most.
     ours = compare(row)

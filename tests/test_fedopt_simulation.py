@@ -1,4 +1,4 @@
-"""Show that a run is repeatable to the bit, survives its death anywhere, and leaves nothing half."""
+"""Show that a run repeats to the bit, survives its death anywhere, and leaves nothing half."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_secure_randomness_takes_a_fresh_attempt_and_keeps_the_old_charge(tmp_pa
     child = start_child(settings, tmp_path / "run", ("before checkpoint", 2))
     child.join(120)
     assert child.exitcode == -9
-    result = run(settings, tmp_path / "run", resume=True)
+    result = run(settings, tmp_path / "run", resume=True, report=True)
     charges = Ledger.read(tmp_path / "run" / "ledger.sqlite").rows()
     assert [(row.round, row.attempt, row.state) for row in charges] == [
         (1, 0, "committed"),
@@ -140,7 +140,7 @@ def test_a_run_stops_before_the_round_that_would_pass_the_ceiling_and_keeps_its_
     ceiling = (spent[2] + spent[3]) / 2
     settings = engine_settings({"privacy.epsilon": ceiling})
     with pytest.raises(BudgetExhausted):
-        run(settings, tmp_path / "run")
+        run(settings, tmp_path / "run", report=True)
     assert [row["round"] for row in rows(tmp_path / "run")] == [0, 1, 2]
     assert (tmp_path / "run" / "model.safetensors").exists()
     report = json.loads((tmp_path / "run" / "privacy-report.json").read_text())
@@ -315,6 +315,7 @@ def test_a_run_whose_ledger_is_gone_or_too_short_is_not_gone_on_with(tmp_path: P
     assert not ledger.exists()
     with pytest.raises(BudgetExhausted):
         run(engine_settings({"privacy.epsilon": 1e-9}), tmp_path / "short")
+    assert rows(tmp_path / "short")[-1]["round"] == 0
     ledger.write_bytes((tmp_path / "short" / "ledger.sqlite").read_bytes())
     refuse(engine_settings(), tmp_path / "run", CheckpointError, "ends at round 0", resume=True)
 

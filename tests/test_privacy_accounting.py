@@ -20,6 +20,7 @@ from privacy.accounting import (
     epsilon_without_amplification,
     gdp_mu,
 )
+from privacy.accounting_pld import LossBound
 from privacy.accounting_rdp import ORDERS, convert, renyi_divergence
 from privacy.errors import SettingsError
 from privacy.event import AccountingEvent
@@ -245,6 +246,34 @@ def test_a_huge_epsilon_is_left_to_rdp_with_a_warning():
     assert spent.accountant == "rdp"
     assert spent.epsilon == epsilon_spent(releases, 1e-9).epsilon
     assert "pld-skipped" in codes(spent)
+
+
+def test_a_grid_that_does_not_fit_is_left_to_rdp_with_a_warning(monkeypatch):
+    releases = [(AccountingEvent("poisson", 10, 5, 30.0), 200_000)]
+    assert epsilon_spent(releases, 1e-9, "pld").accountant == "pld"
+    monkeypatch.setattr("privacy.loss_composition._WIDEST", 300)
+    spent = epsilon_spent(releases, 1e-9, "pld")
+    assert spent.accountant == "rdp"
+    assert "memory" in spent.warnings[-1].text
+
+
+def test_a_finer_grid_that_does_not_fit_leaves_the_coarser_answer(monkeypatch):
+    releases = [(AccountingEvent("poisson", 10, 5, 30.0), 200_000)]
+    fine = epsilon_spent(releases, 1e-9, "pld").epsilon
+    monkeypatch.setattr("privacy.loss_composition._WIDEST", 100_000)
+    coarse = epsilon_spent(releases, 1e-9, "pld")
+    assert coarse.accountant == "pld"
+    assert fine < coarse.epsilon < fine * 1.01
+
+
+def test_pld_above_rdp_is_left_to_rdp_with_a_warning(monkeypatch):
+    releases = [(AccountingEvent("poisson", 10**6, 1000, 1.0), 2000)]
+    renyi = epsilon_spent(releases, 1e-9)
+    loose = LossBound(renyi.epsilon * 2, 1.0, "dp-accounting")
+    monkeypatch.setattr("privacy.accounting.loss_bound", lambda *_: loose)
+    spent = epsilon_spent(releases, 1e-9, "pld")
+    assert (spent.accountant, spent.epsilon) == ("rdp", renyi.epsilon)
+    assert codes(spent)[-1] == "pld-looser"
 
 
 def test_noise_so_small_that_squares_underflow_gives_infinity_not_a_traceback():

@@ -80,9 +80,9 @@ def test_the_noise_multiplier_is_the_smallest_safe_one_everywhere(
 def test_rdp_answers_under_two_seconds_and_pld_with_less_noise(epsilon, delta, cohort, rounds):
     common = {"population": 10**10, "cohort": cohort, "rounds": rounds, "delta": delta}
     noise_multiplier_for(population=10, cohort=1, rounds=1, delta=0.1, epsilon=1.0)
-    start = time.perf_counter()
+    start = time.process_time()
     noise = noise_multiplier_for(**common, epsilon=epsilon)
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
     if epsilon in (1.0, 8.0) and delta == 1e-9 and rounds == 2000:
         tighter = noise_multiplier_for(**common, epsilon=epsilon, accountant="pld")
         assert tighter <= noise * (1 + 1e-4)
@@ -137,6 +137,15 @@ def test_the_population_is_the_smallest_that_meets_epsilon(accountant):
     assert spent(population, 204_800, 0.6144, 2034, 1e-9, accountant) <= 7.3
     less = population - 1 if accountant == "rdp" else round(population * 0.99)
     assert spent(less, 204_800, 0.6144, 2034, 1e-9, accountant) > 7.3
+
+
+def test_pld_finds_rounds_where_rdp_allows_none():
+    common = {"population": 10**6, "cohort": 1, "delta": 1e-9, "epsilon": 0.1}
+    with pytest.raises(SettingsError):
+        rounds_for(**common, noise_multiplier=1.0)
+    rounds = rounds_for(**common, noise_multiplier=1.0, accountant="pld")
+    assert rounds > 1000
+    assert spent(10**6, 1, 1.0, rounds, 1e-9, "pld") <= 0.1
 
 
 def test_pld_meets_the_headline_of_the_paper_with_a_smaller_population():

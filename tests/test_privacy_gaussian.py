@@ -36,6 +36,10 @@ def test_a_large_delta_needs_no_epsilon():
     assert gaussian_epsilon(0.1, 0.5) == 0.0
 
 
+def test_a_strength_below_the_digits_of_a_float_counts_as_none():
+    assert gaussian_delta(1e-18, 0.0) == 0.0
+
+
 def test_delta_far_beyond_the_curve_underflows_to_zero():
     assert gaussian_delta(0.01, 50.0) == 0.0
 

@@ -271,7 +271,7 @@ def test_zero_first_gradient_gives_finite_weights(name):
 
 def large_problem(name, values):
     torch.manual_seed(0)
-    params = [torch.randn(130, 257), torch.randn(70, 1031), torch.randn(9), torch.randn(33000)]
+    params = [torch.randn(130, 257), torch.randn(70, 1031), torch.randn(9), torch.randn(70000)]
     # A tensor with gaps cannot be cut into flat views.
     params.append(torch.randn(40, 30).t())
     optimizer = build_optimizer(name, params, lr=0.05, **values)
@@ -291,8 +291,8 @@ def test_blocks_and_threads_do_not_change_a_bit(name, method, values, monkeypatc
         monkeypatch.setattr(stepping, "CPU_BLOCK", 1 << 40)
         whole = large_problem(name, values)
         torch.set_num_threads(3)
-        monkeypatch.setattr(stepping, "CPU_PIECE", 1 << 14)
-        monkeypatch.setattr(stepping, "CPU_BLOCK", 1 << 15)
+        monkeypatch.setattr(stepping, "CPU_PIECE", stepping.NORM_ROW)
+        monkeypatch.setattr(stepping, "CPU_BLOCK", stepping.NORM_ROW)
         cut = large_problem(name, values)
     finally:
         torch.set_num_threads(threads)
