@@ -5,17 +5,29 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from clients.local_training import LocalTrainer, UserFault
-from clients.protocol import PartialSum, Piece, TrainRequest, UserOutcome
+from clients.protocol import MechanismSettings, PartialSum, Piece, TrainRequest, UserOutcome
 from clients.task import Task
 from privacy.clipping import clip_tensors_in_place
 from privacy.noise import add_noise, add_update, share_deviation
 from privacy.seeds import Streams
+
+
+@runtime_checkable
+class ReadyUpdate(Protocol):
+    """Hold a finished update in place of a user's data: a canary that audits what is released."""
+
+    def write_update(
+        self, layers: Sequence[torch.Tensor], mechanism: MechanismSettings, streams: Streams
+    ) -> None:
+        """Overwrite the layers of the update, not yet clipped."""
+        ...
 
 
 class Worker:
@@ -65,6 +77,8 @@ class Worker:
         torch.manual_seed(streams.torch_seed("training", round_number, user))
         try:
             data = self.task.user_data(self.users[user % len(self.users)])
+            if isinstance(data, ReadyUpdate):
+                return self._add_canary(user, data, request, streams)
             generator = streams.generator("training", round_number, user)
             loss = self.trainer.train(data, request.work, generator, deadline)
             trained = time.perf_counter()
@@ -76,6 +90,16 @@ class Worker:
         finished = time.perf_counter()
         self.phases["clipping"] += finished - trained
         return UserOutcome(user, loss, norm, clipped, finished - started)
+
+    def _add_canary(
+        self, user: int, data: ReadyUpdate, request: TrainRequest, streams: Streams
+    ) -> UserOutcome:
+        """Add a canary as any user; it reports zeros, so that means over users can leave it out."""
+        data.write_update(self.trainer.layers, request.mechanism, streams)
+        counted = list(self.layer_clipped)
+        self._add_update(request)
+        self.layer_clipped = counted
+        return UserOutcome(user, 0.0, 0.0, False, 0.0)
 
     def _add_update(self, request: TrainRequest) -> tuple[float, bool]:
         mechanism = request.mechanism

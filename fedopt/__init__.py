@@ -29,15 +29,27 @@ HOMES = {
     "simulate": "fedopt.simulation",
 }
 
+FLOORS = ("strategies", "clients", "privacy")
+NEEDS = {"strategies.optimizers": ("strategies", "privacy")}
+"""Homes that need fewer packages than their own floor and all below it."""
+
 __all__ = sorted(HOMES)
 
 
 def __getattr__(name: str) -> Any:
     if name not in HOMES:
         raise AttributeError(f"module 'fedopt' has no attribute {name!r}")
+    for package in packages_of(name):
+        _refuse_foreign(package)
+    return getattr(import_module(HOMES[name]), name)
+
+
+def packages_of(name: str) -> tuple[str, ...]:
+    """List the packages beside `fedopt` that a public name needs, when it is used too."""
     home = HOMES[name]
-    _refuse_foreign(home.partition(".")[0])
-    return getattr(import_module(home), name)
+    floor = home.partition(".")[0]
+    below = FLOORS[FLOORS.index(floor) :] if floor in FLOORS else FLOORS
+    return NEEDS.get(home, below)
 
 
 def __dir__() -> list[str]:
@@ -45,25 +57,22 @@ def __dir__() -> list[str]:
 
 
 def _refuse_foreign(package: str) -> None:
-    """Say so where another package of the same name hides one of ours.
+    """Say so where another package or module of the same name hides one of ours.
 
     Raises: ImportError naming the package, where it lies, and the cure.
     """
     from importlib.util import find_spec
     from pathlib import Path
 
-    if package == "fedopt":
-        return
     found = find_spec(package)
+    folders = list(found.submodule_search_locations or []) if found else []
     ours = Path(__file__).resolve().parent.parent / package
-    places = (
-        [Path(place).resolve() for place in (found.submodule_search_locations or [])]
-        if found
-        else []
+    if ours in [Path(folder).resolve() for folder in folders]:
+        return
+    where = ", ".join(folders) or (found.origin if found else None)
+    if where is None:
+        raise ImportError(f"fedopt needs its own package {package!r}, which is not installed")
+    raise ImportError(
+        f"fedopt needs its own package {package!r}, but {where} comes first on the path; "
+        "rename that one, or move the folder that holds it off the path"
     )
-    if ours not in places:
-        where = ", ".join(map(str, places)) or "nowhere"
-        raise ImportError(
-            f"fedopt needs its own package {package!r}, but {where} comes first on the path; "
-            f"rename that package, or move the folder that holds it off the path"
-        )

@@ -15,6 +15,7 @@ COMMANDS = {
     "run": "train privately and write a run directory with a privacy-budget report",
     "budget": "compute epsilon, or solve noise, rounds, cohort or population for it",
     "report": "write or verify the privacy-budget report of a run",
+    "audit": "show lower bounds of epsilon measured by the canary users of a run",
     "doctor": "show versions, devices and the engine that would be chosen",
 }
 INTERRUPTED = 130
@@ -100,7 +101,7 @@ def _command(name: str) -> Callable[[list[str]], int]:
         from fedopt.cli_run import run
 
         return run
-    return {"budget": _budget, "report": _report, "doctor": _doctor}[name]
+    return {"budget": _budget, "report": _report, "audit": _audit, "doctor": _doctor}[name]
 
 
 def parse_all(parser: Parser, arguments: list[str]) -> argparse.Namespace:
@@ -112,7 +113,9 @@ def parse_all(parser: Parser, arguments: list[str]) -> argparse.Namespace:
     known, unknown = parser.parse_known_args(arguments)
     flags = [flag for action in parser._actions for flag in action.option_strings]
     problems = []
-    for word in unknown:
+    for before, word in zip(["", *unknown], unknown, strict=False):
+        if before.startswith("--") and "=" not in before and not word.startswith("-"):
+            continue  # the value of the unknown flag before it
         near = difflib.get_close_matches(word.split("=")[0], flags, n=1)
         hint = f"did you mean {near[0]}?" if near else f"see {parser.prog} --help"
         problems.append(f"{word!r} is not a flag of {parser.prog}; {hint}")
@@ -137,6 +140,14 @@ def _report(arguments: list[str]) -> int:
     parser = Parser(prog="fedopt report", description=COMMANDS["report"], allow_abbrev=False)
     cli_report.add_arguments(parser)
     return cli_report.run(parse_all(parser, arguments))
+
+
+def _audit(arguments: list[str]) -> int:
+    from fedopt import cli_audit
+
+    parser = Parser(prog="fedopt audit", description=COMMANDS["audit"], allow_abbrev=False)
+    cli_audit.add_arguments(parser)
+    return cli_audit.run(parse_all(parser, arguments))
 
 
 def _doctor(arguments: list[str]) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
+import re
 import sys
 import tomllib
 from importlib import resources
@@ -36,6 +38,7 @@ FLAGS = {
         "randomness",
         "accountant",
         "ledger",
+        "audit",
     ),
     "server and clients": (
         "strategy",
@@ -67,7 +70,7 @@ def build_parser() -> Parser:
         epilog="Every other setting: --set section.key=value, keys as in a run's config.toml.",
     )
     start = parser.add_argument_group("where settings come from, later ones win")
-    start.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(preset_names())}")
+    start.add_argument("--preset", metavar="NAME", help=_preset_help())
     start.add_argument("--config", metavar="FILE", help="TOML file of settings")
     for title, names in FLAGS.items():
         group = parser.add_argument_group(title)
@@ -119,30 +122,41 @@ def _settings(given: argparse.Namespace, folder: Path | None) -> config.Settings
     """Collect and validate all settings; raises SettingsError with every mistake."""
     problems: list[str] = list(given.problems)
     tables: Tables = {}
-    for source in (_file_tables, _resumed_tables, _flag_tables, _assigned_tables):
+    assigned, malformed = _assigned_tables(given)
+    problems += malformed
+    for source in (_file_tables, _resumed_tables, _flag_tables, lambda _: assigned):
         try:
             _merge(tables, source(given))
         except SettingsError as problem:
             problems += problem.problems
     if given.resume and folder is None:
         problems.append("resume needs --output DIR of the interrupted run, got none")
-    problems += _later_problems(tables, folder, given.resume)
-    try:
-        settings = config.build_settings(tables)
-    except SettingsError as problem:
-        raise SettingsError([*problems, *problem.problems]) from None
-    from fedopt.planning import settings_problems
+    problems += _table_problems(tables, given.dry_run)
+    if folder is not None:
+        from fedopt.simulation import output_problems
 
-    problems += settings_problems(settings)
+        problems += output_problems(folder, given.resume)
     if problems:
         raise SettingsError(problems)
-    return settings
+    return config.build_settings(tables)
 
 
-def _later_problems(tables: Tables, folder: Path | None, resume: bool) -> list[str]:
-    from fedopt.simulation import output_problems
+def _table_problems(tables: Tables, dry_run: bool) -> list[str]:
+    """List the mistakes of single settings, and of those that do not fit together."""
+    from fedopt.planning import settings_problems
 
-    return output_problems(folder, resume) if folder is not None else []
+    problems: list[str] = []
+    try:
+        config.build_settings(tables)
+    except SettingsError as problem:
+        problems += problem.problems
+    settings, left_out = config.without_mistakes(tables)
+    # What names a field that was wrong in itself would compare a default that nobody chose.
+    return problems + [
+        told
+        for told in settings_problems(settings, data_needed=not dry_run)
+        if not any(re.search(rf"\b{re.escape(flag)}\b", told) for flag in left_out)
+    ]
 
 
 def _merge(tables: Tables, more: Tables) -> None:
@@ -155,9 +169,14 @@ def _merge(tables: Tables, more: Tables) -> None:
             known[key] = {**known[key], **value} if both else value
 
 
-def preset_names() -> list[str]:
+def _preset_help() -> str:
+    own, paper = preset_names(("presets",)), preset_names(("paper",))
+    return f"{', '.join(own)}, or one of the paper's {len(paper)} in experiments/paper"
+
+
+def preset_names(folder_names: tuple[str, ...] = ("presets", "paper")) -> list[str]:
     """List the presets that ship with the project."""
-    folders = (resources.files("experiments") / name for name in ("presets", "paper"))
+    folders = (resources.files("experiments") / name for name in folder_names)
     return sorted(
         found.name.removesuffix(".toml")
         for folder in folders
@@ -176,13 +195,18 @@ def _file_tables(given: argparse.Namespace) -> Tables:
         return {}
     if given.preset not in preset_names():
         raise SettingsError(
-            f"preset must be one of {', '.join(preset_names())}, got {given.preset!r}"
+            f"preset must be one of {_near_presets(given.preset)}, got {given.preset!r}"
         )
     for name in ("presets", "paper"):
         found = resources.files("experiments") / name / f"{given.preset}.toml"
         if found.is_file():
             return tomllib.loads(found.read_text(encoding="utf-8"))
     return {}
+
+
+def _near_presets(wanted: str) -> str:
+    near = difflib.get_close_matches(wanted, preset_names(("paper",)), n=5, cutoff=0.3)
+    return ", ".join([*preset_names(("presets",)), *near, "those in experiments/paper"])
 
 
 def _resumed_tables(given: argparse.Namespace) -> Tables:
@@ -202,7 +226,8 @@ def _flag_tables(given: argparse.Namespace) -> Tables:
     return tables
 
 
-def _assigned_tables(given: argparse.Namespace) -> Tables:
+def _assigned_tables(given: argparse.Namespace) -> tuple[Tables, list[str]]:
+    """Read --set; returns what is well formed, and a sentence for each that is not."""
     tables: Tables = {}
     problems = []
     for text in given.assign:
@@ -215,9 +240,7 @@ def _assigned_tables(given: argparse.Namespace) -> Tables:
         if len(parts) == 3:
             table = table.setdefault(parts[1], {})
         table[parts[-1]] = _value(value)
-    if problems:
-        raise SettingsError(problems)
-    return tables
+    return tables, problems
 
 
 def _value(text: str) -> Any:

@@ -91,6 +91,12 @@ class PrivacySettings(Section):
     ledger: str | None = Field(
         None, description="ledger file shared by several runs (default: one in the output)"
     )
+    audit: int = Field(
+        0,
+        ge=0,
+        le=10**6,
+        description="canary users added to measure a lower bound of epsilon; 0: none",
+    )
 
 
 class ServerSettings(Section):
@@ -188,6 +194,24 @@ def build_settings(values: dict[str, dict[str, Any]]) -> Settings:
         return Settings.model_validate(values)
     except ValidationError as problem:
         raise SettingsError([sentence(error) for error in problem.errors()]) from None
+
+
+def without_mistakes(values: dict[str, dict[str, Any]]) -> tuple[Settings, set[str]]:
+    """Build settings from what is right in the tables, so that the rest can be checked too.
+
+    Returns: the settings, and the flags of the fields that were left out.
+    """
+    try:
+        return Settings.model_validate(values), set()
+    except ValidationError as problem:
+        wrong = {error["loc"][:2] for error in problem.errors()}
+    kept = {
+        section: {key: value for key, value in table.items() if (section, key) not in wrong}
+        for section, table in values.items()
+        if (section,) not in wrong and section in Settings.model_fields
+    }
+    flags = {str(place[-1]).replace("_", "-") for place in wrong}
+    return Settings.model_validate(kept), flags
 
 
 def sentence(error: Any) -> str:

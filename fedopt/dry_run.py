@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedopt.config import Settings
-from fedopt.planning import build_plan, resolve, task_options
+from fedopt.planning import build_plan, lacks_data, resolve, task_options
 from privacy.statement import Epsilon, guarantee_sentence, round_up
+
+if TYPE_CHECKING:
+    from clients.task import Task
+
+SPEECH_OUTLINE = "experiments.asr.task:outline"
+"""Builds the speech task without its corpus."""
 
 
 def show_plan(settings: Settings, *, as_json: bool) -> int:
@@ -19,15 +26,16 @@ def show_plan(settings: Settings, *, as_json: bool) -> int:
 
 def plan_facts(settings: Settings) -> dict[str, Any]:
     """Work out everything a run would fix before its first round."""
-    from clients.local_training import trainable
     from clients.task import load_task
     from privacy.accounting import epsilon_spent
 
-    task = load_task(settings.task.task, task_options(settings))
-    users = len(task.user_ids())
+    without_data = lacks_data(settings)
+    task = load_task(SPEECH_OUTLINE if without_data else settings.task.task, task_options(settings))
+    # Without a corpus the plan is that of the claim; how many people it has is not said.
+    users = settings.privacy.population if without_data else len(task.user_ids())
     effective = resolve(settings, users)
     plan = build_plan(effective, users)
-    parameters = sum(p.numel() for p in trainable(task.model()).values())
+    parameters = count_parameters(task, on_meta=without_data)
     accountant = effective.privacy.accountant
     spent = epsilon_spent([(plan.event, plan.rounds)], plan.delta, accountant)
     stated = Epsilon(
@@ -43,14 +51,36 @@ def plan_facts(settings: Settings) -> dict[str, Any]:
         "clip_norm": plan.clip_norm,
         "delta": plan.delta,
         "epsilon": None if spent.epsilon == float("inf") else spent.epsilon,
-        "users": users,
+        "users": None if without_data else users,
         "simulated_cohort": plan.simulation.cohort,
         "parameters": parameters,
         "engine": effective.engine.engine,
         "device": effective.engine.device,
         "worker_megabytes": worker_megabytes(parameters),
+        "gpu_hours": gpu_hours(task, effective),
         "statement": guarantee_sentence(plan, stated, plan.rounds, effective.privacy.randomness),
     }
+
+
+def count_parameters(task: Task, *, on_meta: bool) -> int:
+    """Count the trainable parameters; on_meta: without memory for the weights."""
+    import torch
+
+    from clients.local_training import trainable
+
+    with torch.device("meta") if on_meta else contextlib.nullcontext():
+        return sum(p.numel() for p in trainable(task.model()).values())
+
+
+def gpu_hours(task: Task, settings: Settings) -> float | None:
+    """Ask the task for its estimate of GPU hours; None where it has none."""
+    estimate = getattr(task, "gpu_hours", None)
+    client, privacy = settings.client, settings.privacy
+    if estimate is None:
+        return None
+    cohort = privacy.simulated_cohort
+    hours = estimate(privacy.rounds, cohort, client.local_steps, client.local_epochs)
+    return None if hours is None else float(hours)
 
 
 def worker_megabytes(parameters: int) -> float:
@@ -68,10 +98,26 @@ def as_text(facts: dict[str, Any]) -> str:
             f"noise         multiplier {facts['noise_multiplier']:.5g}, "
             f"{facts['noise_std_on_mean']:.3g} per coordinate of the mean",
             f"epsilon       {epsilon} at delta {facts['delta']:g}",
-            f"trained       {facts['simulated_cohort']} of {facts['users']:,} data users a round",
+            f"trained       {facts['simulated_cohort']:,} of {_data_users(facts)} a round",
             f"model         {facts['parameters']:,} parameters, buffers of a worker "
             f"{facts['worker_megabytes']:,.1f} MB",
             f"engine        {facts['engine']} on {facts['device']}",
+            *_cost_lines(facts),
             facts["statement"],
         ]
     )
+
+
+def _data_users(facts: dict[str, Any]) -> str:
+    if facts["users"] is None:
+        return "an unknown number of data users (no --data-root)"
+    return f"{facts['users']:,} data users"
+
+
+def _cost_lines(facts: dict[str, Any]) -> list[str]:
+    if facts["gpu_hours"] is None:
+        return []
+    return [
+        f"cost          about {facts['gpu_hours']:,.3g} A100 hours: an estimate from the model's "
+        "arithmetic at the speed of the paper's own runs"
+    ]

@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedopt.doctor import KNOWN_FLOWER
 from privacy.errors import SettingsError
 
-KNOWN_FLOWER = "1.41."
 SERVER_NODE = 1
 ClientCall = Callable[[Message, Context], Message]
 

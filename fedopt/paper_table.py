@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from privacy.accounting import epsilon_spent
@@ -114,6 +115,7 @@ PAPER_ROWS: tuple[PaperRow, ...] = (
 )
 
 
+@lru_cache(maxsize=128)
 def compare(row: PaperRow) -> PaperComparison:
     """Account one row of the paper by RDP and, where it can, by PLD."""
     releases = [(row.event, row.rounds)]

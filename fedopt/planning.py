@@ -14,6 +14,7 @@ from fedopt.config import (
     ServerSettings,
     Settings,
 )
+from privacy.audit_canaries import FEWEST_CANARIES, canary_problems
 from privacy.errors import SettingsError
 from privacy.plan import PrivacyPlan, SimulatedCohort, plan_problems
 
@@ -36,8 +37,11 @@ TRIAL_COHORT = 8
 """Users trained per round where --simulated-cohort is not given."""
 
 
-def settings_problems(settings: Settings) -> list[str]:
-    """List what can be wrong with settings before any data are read, one sentence each."""
+def settings_problems(settings: Settings, *, data_needed: bool = True) -> list[str]:
+    """List what can be wrong with settings before any data are read, one sentence each.
+
+    data_needed: False for a dry run, which does without the corpus where none is named.
+    """
     privacy, task = settings.privacy, settings.task
     values = privacy.model_dump() | {"simulated": None}
     values["noise_multiplier"] = privacy.noise_multiplier or 0.0
@@ -47,12 +51,35 @@ def settings_problems(settings: Settings) -> list[str]:
             f"simulated-cohort must be at most the claimed cohort {privacy.cohort}, "
             f"got {privacy.simulated_cohort}; raise the cohort"
         )
+    problems += _audit_problems(privacy)
     for name, path in (("data-root", task.data_root), ("init-from", task.init_from)):
         if path is not None and not Path(path).exists():
             problems.append(f"{name} must exist, got {path!r}; correct the path")
-    if task.task == SPEECH_TASK and task.dataset not in (None, "synthetic") and not task.data_root:
+    if data_needed and lacks_data(settings):
         problems.append(f"dataset {task.dataset} needs --data-root, got none; name its folder")
     return problems + _engine_problems(settings)
+
+
+def lacks_data(settings: Settings) -> bool:
+    """Say whether the speech task is asked for a corpus on disk without being told where it is."""
+    task = settings.task
+    real = task.task == SPEECH_TASK and task.dataset not in (None, "synthetic")
+    return real and not task.data_root
+
+
+def _audit_problems(privacy: PrivacySettings) -> list[str]:
+    problems = []
+    if 0 < privacy.audit < FEWEST_CANARIES:
+        problems.append(
+            f"audit must be 0 or at least {FEWEST_CANARIES} canary users, got {privacy.audit}; "
+            "fewer show nothing, so try 200"
+        )
+    if privacy.audit and privacy.virtual_users:
+        problems.append(
+            f"audit is held against what the run gives to its data users, got {privacy.audit} with "
+            "--virtual-users, where nothing is said of them; leave one of them out"
+        )
+    return problems
 
 
 def _engine_problems(settings: Settings) -> list[str]:
@@ -94,7 +121,7 @@ def resolve(settings: Settings, users: int) -> Settings:
     """
     privacy = settings.privacy
     changes = {
-        "simulated_cohort": _simulated_cohort(settings, users),
+        "simulated_cohort": _simulated_cohort(settings, users + privacy.audit),
         "epsilon": privacy.epsilon,
         "noise_multiplier": privacy.noise_multiplier,
     }
@@ -148,10 +175,15 @@ def _simulated_cohort(settings: Settings, users: int) -> int:
     return privacy.simulated_cohort or min(TRIAL_COHORT, users, privacy.cohort)
 
 
+def engine_choice() -> tuple[str, str]:
+    """Choose the engine of this machine, and say why."""
+    if importlib.util.find_spec("ray") is None:
+        return "local", "Ray is not installed, so one process trains all users"
+    return "ray", "Ray is installed, so several processes train at once"
+
+
 def _engine(settings: Settings) -> str:
-    if settings.engine.engine != "auto":
-        return settings.engine.engine
-    return "ray" if importlib.util.find_spec("ray") is not None else "local"
+    return engine_choice()[0] if settings.engine.engine == "auto" else settings.engine.engine
 
 
 def _worker_megabytes(settings: Settings) -> float:
@@ -183,6 +215,13 @@ def memory_problems(settings: Settings, model: torch.nn.Module) -> list[str]:
     ]
 
 
+def audit_problems(settings: Settings, model: torch.nn.Module) -> list[str]:
+    """Refuse more canary users than the model has room for."""
+    from clients.local_training import trainable
+
+    return canary_problems(settings.privacy.audit, [p.numel() for p in trainable(model).values()])
+
+
 def _device(settings: Settings) -> str:
     if settings.engine.device != "auto":
         return settings.engine.device
@@ -209,7 +248,7 @@ def build_plan(settings: Settings, users: int) -> PrivacyPlan:
         sampling=privacy.sampling,
         noise_placement=privacy.noise_placement,
         cohort_cap=privacy.cohort_cap,
-        simulated=_simulated(privacy, users),
+        simulated=_simulated(privacy, users + privacy.audit),  # canaries are users
     )
 
 

@@ -108,7 +108,8 @@ class PlugInDirectory:
         from fedopt.report import write_report
 
         run_directory.write_model(self.folder, weights)
-        self._note(ended=datetime.now(UTC).isoformat(timespec="seconds"))
+        digest = run_directory.file_digest(self.folder / run_directory.MODEL)
+        self._note(ended=datetime.now(UTC).isoformat(timespec="seconds"), model_sha256=digest)
         write_report(self.folder)
 
 

@@ -9,7 +9,11 @@ starts while the others go on.
 
 from __future__ import annotations
 
+import logging
 import math
+import os
+import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -20,13 +24,29 @@ import numpy as np
 from flwr.app import ArrayRecord, Error, Message, RecordDict
 
 from clients.protocol import TRAIN_COHORT, WEIGHTS, WORKER_LATE, seconds_allowed
+from fedopt.client_app import THREADS_PER_WORKER, WorkerProcess
 from fedopt.local_grid import CLIENT_APP_RAISED, WORKER_LOST, ClientCall, WorkerGrid
-from fedopt.ray_worker import RaySettings, WorkerProcess, start_ray
-from privacy.errors import FedOptError, WorkersLost
+from privacy.errors import FedOptError, SettingsError, WorkersLost
 
 START_SECONDS = 600.0
+CONNECT_SECONDS = 5.0
 MOST_STARTS = 3
 """How often in a row a worker may fail to start before its place stays empty."""
+
+
+@dataclass(frozen=True)
+class RaySettings:
+    """State how Ray is started or joined.
+
+    gpus_per_worker: fraction of a GPU that each actor reserves; 0 on CPU.
+    worker_megabytes: memory an actor may take for its users' work; 0 for no limit.
+    """
+
+    workers: int
+    address: str | None = None
+    gpus_per_worker: float = 0.0
+    worker_megabytes: float = 0.0
+    verbose: bool = False
 
 
 @dataclass
@@ -227,3 +247,61 @@ def engine_error(problem: Any) -> FedOptError:
     if isinstance(cause, FedOptError):
         return cause
     return FedOptError(f"a worker could not be built: {cause!r}")
+
+
+def start_ray(settings: RaySettings) -> None:
+    """Start Ray on this machine, or join the cluster at the given address; quiet by default.
+
+    Raises: SettingsError where Ray is missing or the cluster cannot be reached.
+    """
+    # Ray reads these when it is imported; nothing is sent anywhere and nothing is printed.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray prints the end of every worker on stdout; skipping every line is how it is kept quiet.
+    quiet = {"RAY_DEDUP_LOGS": "0"} if settings.verbose else {"RAY_DEDUP_LOGS_SKIP_REGEX": "."}
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError as problem:
+        raise SettingsError(
+            "engine ray needs the package ray, which is not installed; "
+            'run pip install "fedopt[ray]" or choose --engine local'
+        ) from problem
+    refuse_unreachable(settings.address)
+    path = os.pathsep.join([os.getcwd(), *filter(None, sys.path)])
+    environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": str(THREADS_PER_WORKER)}
+    options: dict[str, Any] = {"address": settings.address}
+    if settings.address is None:
+        options = {"address": "local", "num_cpus": settings.workers, "include_dashboard": False}
+    try:
+        ray.init(
+            **options,
+            log_to_driver=settings.verbose,
+            logging_level=logging.INFO if settings.verbose else logging.ERROR,
+            runtime_env={"env_vars": environment},
+        )
+    except (ConnectionError, RuntimeError, ValueError) as problem:
+        where = settings.address or "this machine"
+        lines = str(problem).splitlines() or [type(problem).__name__]
+        raise SettingsError(
+            f"ray could not be started or joined at {where}: {lines[0]}; "
+            "check --ray-address or choose --engine local"
+        ) from problem
+
+
+def refuse_unreachable(address: str | None) -> None:
+    """Knock at a cluster's address first: Ray itself would try for minutes and print the while.
+
+    Raises: SettingsError where nobody listens.
+    """
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon:  # "auto", or a cluster of this machine
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as problem:
+        raise SettingsError(
+            f"ray-address must be where a Ray cluster listens, got {address!r} ({problem}); "
+            "check --ray-address or choose --engine local"
+        ) from problem

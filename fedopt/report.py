@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedopt import run_directory
+from fedopt.audit_result import audit_group
 from fedopt.report_accounting import accounting_group, quoted, quoted_as_run, stated
 from fedopt.report_curves import build_curves
 from fedopt.report_facts import RunFacts, read_run
@@ -99,7 +100,7 @@ def build_report(facts: RunFacts) -> dict[str, Any]:
         | {"virtual_users": facts.plan.simulation.virtual},
         "extrapolation": _extrapolation(facts, spent, spent_as_run),
         "curves": build_curves(facts.plan, facts.charges, facts.settings.privacy.accountant),
-        "audit": None,
+        "audit": audit_group(facts, spent_as_run.epsilon),
         "utility": _utility(facts),
         "provenance": _provenance(facts),
         "warnings": [asdict(warning) for warning in all_warnings(facts, spent, spent_as_run)],

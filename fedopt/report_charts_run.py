@@ -159,14 +159,16 @@ def audit_bound(report: Report) -> Chart | None:
     limit = number(report["as_run"]["epsilon"]["value"])
     names = [label(row["name"]) for row in bounds]
     values = [number(row["epsilon"]) for row in bounds]
+    near = limit <= 50.0 * max(1.0, *values)
 
     def plot(axes: Axes) -> None:
         axes.barh(names, values, color=BLUE)
-        if math.isfinite(limit):
+        if near:
             axes.axvline(limit, color=RED, linestyle="--", label="as run, by the accountant")
             axes.legend()
         axes.axvline(0.0, color=GREY)
-        axes.set(xlabel="epsilon")
+        axes.invert_yaxis()
+        axes.set(xlabel="epsilon, lower bound", xlim=(0.0, None if near else 1.2 * max(1, *values)))
 
     said = ", ".join(f"{n} {v:.3g}" for n, v in zip(names, values, strict=True))
     return Chart(
@@ -174,6 +176,7 @@ def audit_bound(report: Report) -> Chart | None:
         "Audit: lower bounds of epsilon",
         draw("audit", plot),
         f"Lower bounds: {said}; the accountant says at most {round_up(limit)} as run.",
-        f"{audit['canaries']:,} canary users, confidence {audit['confidence']:.0%}. A bound above "
-        "the line would show a fault.",
+        f"{audit['canaries']:,} canary users; all bounds together hold with confidence "
+        f"{audit['confidence']:.0%}. A bound above {round_up(limit)}, what the accountant says of "
+        "the run as it ran, would show a fault. A low bound shows nothing.",
     )

@@ -287,10 +287,20 @@ class AuditBound(Group):
 
     name: str
     epsilon: Number
+    mu: Number | None = None
+    fitted_epsilon: Number | None = None
+    fitted_mu: Number | None = None
+    adversary: str | None = None
+    limit: Number | None = None
 
 
 class Audit(BaseModel):
-    """An empirical audit; further keys are the method's own."""
+    """An empirical audit; further keys are the method's own.
+
+    All bounds together hold with the confidence.
+    cohorts_known: against an adversary whom sampling hides nothing, so with a limit of its own.
+    exceeded: names of the bounds above their limits, each of which shows a fault.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -298,6 +308,8 @@ class Audit(BaseModel):
     canaries: int
     confidence: float
     bounds: list[AuditBound]
+    cohorts_known: AuditBound | None = None
+    exceeded: list[str] = Field(default_factory=list)
 
 
 class MetricValue(Group):

@@ -187,12 +187,22 @@ def _audit_rows(report: Report) -> list[tuple[str, str]]:
     audit = report["audit"]
     if audit is None:
         return [("Empirical audit", "not made")]
+    known = audit.get("cohorts_known")
     return [
         ("Method", audit["method"]),
         ("Canary users", show(audit["canaries"])),
-        ("Confidence", show(audit["confidence"])),
-        *((row["name"], f"epsilon at least {show(row['epsilon'])}") for row in audit["bounds"]),
+        ("Confidence of all bounds together", show(audit["confidence"])),
+        *(_audit_row(row) for row in [*audit["bounds"], *([known] if known else [])]),
+        ("Above their limit, which shows a fault", ", ".join(audit.get("exceeded", [])) or "none"),
     ]
+
+
+def _audit_row(row: Mapping[str, Any]) -> tuple[str, str]:
+    adversary = row.get("adversary")
+    name = f"{row['name']} ({adversary})" if adversary else row["name"]
+    limit = row.get("limit")
+    most = "" if limit is None else f"; accounted: at most {show_epsilon(limit)}"
+    return name, f"epsilon at least {show(row['epsilon'])}{most}"
 
 
 def _provenance_rows(report: Report) -> list[tuple[str, str]]:

@@ -28,6 +28,7 @@ CONFIG, PROVENANCE, ROUNDS, LEDGER, MODEL = (
 )
 CHECKPOINTS = "checkpoints"
 LOCK, PARTIAL = ".lock", ".partial"
+AUDIT = "audit.json"
 REPORT_JSON, REPORT_HTML = "privacy-report.json", "privacy-report.html"
 
 
@@ -43,10 +44,14 @@ def write_text(path: Path, text: str) -> None:
 
 def write_config(folder: Path, settings: Settings) -> None:
     """Write the effective settings as TOML; settings that are not set are left out."""
+    write_tables(folder / CONFIG, settings.model_dump(mode="json", exclude_none=True))
+
+
+def write_tables(path: Path, tables: Mapping[str, Any]) -> None:
+    """Write tables of settings as TOML."""
     import tomli_w
 
-    tables = settings.model_dump(mode="json", exclude_none=True)
-    write_text(folder / CONFIG, tomli_w.dumps(tables))
+    write_text(path, tomli_w.dumps(tables))
 
 
 def read_config(path: Path) -> dict[str, dict[str, Any]]:

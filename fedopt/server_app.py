@@ -9,6 +9,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from clients.protocol import LocalWork
 from fedopt import config, run_directory
+from fedopt.audit import open_audit
 from fedopt.population import DealtPopulation
 from privacy.errors import SettingsError
 from privacy.ledger import Ledger, PlanFacts
@@ -20,6 +21,7 @@ from strategies.schedules import build_schedule
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import torch
     from flwr.app import ArrayRecord, Context
 
     from fedopt.simulation import Run
@@ -31,15 +33,21 @@ def build_strategy(run: Run) -> FedOptimizer:
     server = run.settings.server
     hyperparameters: dict[str, Any] = {"lr": server.server_lr, **server.hyperparameters}
 
+    audit = open_audit(run)
+
     def remember(record: RoundRecord, arrays: ArrayRecord) -> None:
-        run.latest = record
+        run.latest = audit.take(record) if audit else record
+
+    def build(named: list[tuple[str, torch.nn.Parameter]]) -> torch.optim.Optimizer:
+        optimizer = build_optimizer(server.strategy, named, **hyperparameters)
+        return audit.watch(optimizer) if audit else optimizer
 
     return FedOptimizer(
-        lambda named: build_optimizer(server.strategy, named, **hyperparameters),
+        build,
         privacy=run.plan,
         schedule=server_schedule(run),
         checkpoint_dir=run.folder / run_directory.CHECKPOINTS,
-        cohorts=build_cohorts(run),
+        cohorts=build_cohorts(run, audit.population if audit else None),
         on_round=remember,
     )
 
@@ -53,7 +61,7 @@ def server_schedule(run: Run) -> Any:
     return build_schedule(server.schedule, rounds=run.plan.rounds, **options)
 
 
-def build_cohorts(run: Run) -> Cohorts:
+def build_cohorts(run: Run, population: DealtPopulation | None = None) -> Cohorts:
     """Build the population mode: whose data, which work, which ledger, which ceiling."""
     settings = run.settings
     client = settings.client
@@ -62,7 +70,7 @@ def build_cohorts(run: Run) -> Cohorts:
         population=run.plan.population, delta=run.plan.delta, adjacency=run.plan.event.adjacency
     )
     return Cohorts(
-        population=DealtPopulation(len(run.task.user_ids())),
+        population=population or DealtPopulation(len(run.task.user_ids())),
         work=LocalWork(**client.model_dump()),
         streams=run.streams,
         # Without its ledger a run would forget what it has spent, so only a new run makes one.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedopt import run_directory
+from fedopt.audit_canaries import build_with_canaries, with_canaries
 from fedopt.config import (
     Settings,
     build_settings,
@@ -20,7 +21,14 @@ from fedopt.config import (
     users_hash,
 )
 from fedopt.machine import limited_memory
-from fedopt.planning import build_plan, memory_problems, resolve, settings_problems, task_options
+from fedopt.planning import (
+    audit_problems,
+    build_plan,
+    memory_problems,
+    resolve,
+    settings_problems,
+    task_options,
+)
 from fedopt.round_rows import after_round, announcement
 from fedopt.run_log import RunLog
 from fedopt.weights import initial_model, weights_of_model
@@ -103,6 +111,8 @@ def simulate(
     checked = settings if isinstance(settings, Settings) else build_settings(dict(settings))
     folder = Path(output) if output is not None else default_output(checked)
     problems = settings_problems(checked) + output_problems(folder, resume)
+    if checked.privacy.audit and grid is not None:
+        problems.append("audit needs fedopt's own workers, got Flower's; use engine local or ray")
     if problems:
         raise SettingsError(problems)
     build_task = _task_builder(checked, task)
@@ -113,7 +123,7 @@ def simulate(
     digest = settings_hash(effective, users_hash(users))
     seed = Streams(effective.run.seed, digest).torch_seed("model", 0)
     model = initial_model(built.model, seed, effective.task.init_from)
-    if problems := memory_problems(effective, model):
+    if problems := memory_problems(effective, model) + audit_problems(effective, model):
         raise SettingsError(problems)
     log = RunLog(folder / run_directory.ROUNDS)
     with run_directory.opened(folder), _one_thread():
@@ -236,12 +246,14 @@ def _run(run: Run, on_start: Callback | None, given: Grid | None) -> Result:
 
 def _close(run: Run) -> dict[str, Any]:
     """Keep the model as far as it was released, and report on it."""
+    from fedopt.audit_result import keep_result
     from fedopt.report import write_report
 
     run_directory.write_model(run.folder, weights_of_model(run.model))
     digest = run_directory.file_digest(run.folder / run_directory.MODEL)
     ended = datetime.now(UTC).isoformat(timespec="seconds")
     _note(run, {"ended": ended, "model_sha256": digest})
+    keep_result(run.folder)
     return write_report(run.folder)
 
 
@@ -278,21 +290,22 @@ def build_grid(run: Run) -> WorkerGrid:
     """Start the engine that the settings name."""
     from fedopt.client_app import cohort_client_app
 
-    engine = run.settings.engine
+    engine, canaries = run.settings.engine, run.settings.privacy.audit
     if engine.engine == "local":
         from fedopt.local_grid import LocalGrid
 
-        return LocalGrid(cohort_client_app(lambda: run.task, engine.device))
+        task = with_canaries(run.task, canaries)
+        return LocalGrid(cohort_client_app(lambda: task, engine.device))
     import torch
 
-    from fedopt.ray_grid import RayGrid
-    from fedopt.ray_worker import RaySettings
+    from fedopt.ray_grid import RayGrid, RaySettings
 
     gpus = torch.cuda.device_count() / engine.workers if engine.device == "cuda" else 0.0
     settings = RaySettings(
         engine.workers, engine.ray_address, gpus, engine.worker_megabytes or 0.0, run.verbose
     )
-    build_app = functools.partial(cohort_client_app, run.build_task, engine.device)
+    build_task = functools.partial(build_with_canaries, run.build_task, canaries)
+    build_app = functools.partial(cohort_client_app, build_task, engine.device)
     return RayGrid(build_app, settings)
 
 

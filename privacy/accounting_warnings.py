@@ -63,8 +63,8 @@ def loss_warnings(distribution: str) -> tuple[PrivacyWarning, ...]:
     if distribution != OWN:
         return ()
     text = (
-        "With so many rounds at so small a delta the rounding of dp-accounting's transform is no "
-        "longer small; the project's own tilted transform computed PLD."
+        "With so many rounds, so small a delta or so fine a grid the rounding or the time of "
+        "dp-accounting's transform is no longer small; the project's own computed PLD."
     )
     return (PrivacyWarning("pld-by-fedopt", text),)
 

@@ -112,6 +112,7 @@ class FedOptimizer(FlowerFedAvg):
         self.private: PrivateTraining | None = None
         self.plain: PlainTraining | None = None
         self.directory: RunDirectory | None = None
+        self.asked: set[int] = set()
 
     def place(
         self, seed: int | None, checkpoint_dir: Folder | None, output_dir: Folder | None
@@ -162,7 +163,16 @@ class FedOptimizer(FlowerFedAvg):
         """Hash what a checkpoint must share to be gone on with: strategy, plan, model."""
         assert self.model is not None
         layers = [(name, tuple(p.shape)) for name, p in self.model.parameters.items()]
-        facts = (self.optimizer_name, sorted(self.hyperparameters.items()), self.privacy, layers)
+        # Runs that differ share no noise, so the rates count too, whatever function gives them.
+        rounds = self.privacy.rounds if self.privacy is not None else 0
+        rates = [float(self.schedule(number)) for number in range(1, rounds + 1)]
+        facts = (
+            self.optimizer_name,
+            sorted(self.hyperparameters.items()),
+            self.privacy,
+            layers,
+            rates,
+        )
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     @property
@@ -183,7 +193,9 @@ class FedOptimizer(FlowerFedAvg):
             self.open(arrays)
         if self.private is None:
             own = ConfigRecord(dict(config.items()))
-            return super().configure_train(server_round, arrays, own, grid)
+            messages = list(super().configure_train(server_round, arrays, own, grid))
+            self.asked = {message.metadata.dst_node_id for message in messages}
+            return messages
         if isinstance(self.private, NodeTraining):
             self.private.messages = NodeMessages(
                 self.arrayrecord_key, self.configrecord_key, self.min_available_nodes, config
@@ -210,7 +222,13 @@ class FedOptimizer(FlowerFedAvg):
         assert self.plain is not None
         # Replies come in any order; in node order the same replies have the same mean.
         ordered = sorted(replies, key=lambda reply: reply.metadata.src_node_id)
-        mean, metrics = super().aggregate_train(server_round, ordered)
+        self.plain.check_replies(ordered, self.asked, self.weighted_by_key)
+        try:
+            mean, metrics = super().aggregate_train(server_round, ordered)
+        except (ValueError, EOFError) as problem:  # bytes that numpy cannot read
+            raise InconsistentMessageReplies(
+                reason=f"replies could not be averaged ({problem}); skipping aggregation."
+            ) from problem
         return (None, metrics) if mean is None else (self.plain.step(mean, server_round), metrics)
 
     def _release(self, timed: dict[str, float]) -> tuple[ArrayRecord, MetricRecord]:

@@ -67,8 +67,10 @@ class NodeRound:
                 continue
             try:
                 self.outcomes[number] = self._add(number, reply)
-            except (NodeFault, ValueError, TypeError, KeyError, AttributeError) as problem:
-                self.outcomes[number] = UserOutcome(number, 0.0, 0.0, False, 0.0, str(problem))
+            except Exception as problem:
+                # Whatever a node sends, it may neither end the round nor change what others add.
+                why = str(problem) if isinstance(problem, NodeFault) else repr(problem)
+                self.outcomes[number] = UserOutcome(number, 0.0, 0.0, False, 0.0, why[:500])
 
     def _add(self, number: int, reply: Message) -> UserOutcome:
         if reply.has_error():

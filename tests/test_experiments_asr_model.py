@@ -8,17 +8,21 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.asr.model import (
-    PRESETS,
+from experiments.asr.layers import (
     Block,
     ConvolutionPositions,
     GatedFrontEnd,
     ModelSettings,
-    SpeechTransformer,
     TimePositions,
     TwoConvolutions,
+)
+from experiments.asr.model import (
+    PRESETS,
+    ModelChanges,
+    SpeechTransformer,
     build_model,
     check_model,
+    compile_blocks,
 )
 from privacy.errors import SettingsError
 
@@ -266,7 +270,7 @@ def test_layer_drop_leaves_out_whole_blocks_in_training_only() -> None:
 
 
 def test_dropout_acts_in_training_only() -> None:
-    model = build_model("tiny", 30, dropout=0.5)
+    model = build_model("tiny", 30, ModelChanges(dropout=0.5))
     features, lengths = torch.randn(1, 30, 80), torch.tensor([30])
     torch.manual_seed(0)
     first, second = (model.train()(features, lengths)[0] for _ in range(2))
@@ -310,6 +314,6 @@ def test_a_name_that_gives_no_module_is_a_settings_error(name: str) -> None:
 
 def test_all_wrong_model_settings_are_reported_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
-        check_model("huge", 1.0, -0.1)
+        check_model("huge", ModelChanges(dropout=1.0, layer_drop=-0.1))
     assert len(caught.value.problems) == 3
     assert "tiny, small, base" in caught.value.problems[2]

@@ -155,7 +155,7 @@ def test_the_table_rounds_epsilon_up_and_names_tier_and_warnings(capsys):
 @pytest.mark.parametrize("ending", ["svg", "png", "pdf"])
 def test_the_plot_is_written_whole_and_in_the_format_of_its_ending(capsys, tmp_path, ending):
     path = tmp_path / f"budget.{ending}"
-    words = "--population 1e5 --cohort 1000 --rounds 50 --delta 1e-7 --epsilon 6"
+    words = "--population 1e5 --cohort 10000 --rounds 50 --delta 1e-7 --epsilon 1"
     ask(capsys, f"{words} --plot {path}")
     starts = {"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF"}
     assert path.read_bytes().startswith(starts[ending])
@@ -188,8 +188,8 @@ def test_every_mistake_is_one_sentence_and_all_come_at_once(capsys):
         "--accountant magic --sampling never --hold breath --solve life --roundz 3 --plot a.gif",
     )
     for word in (
-        "population", "--cohort", "--rounds", "delta", "epsilon", "noise multiplier", "--accountant",
-        "--sampling", "--hold", "--solve", "--roundz", "--plot",
+        "population", "--cohort", "--rounds", "delta", "epsilon", "noise multiplier",
+        "--accountant", "--sampling", "--hold", "--solve", "--roundz", "--plot",
     ):  # fmt: skip
         assert word in errors, word
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -51,18 +50,13 @@ def test_every_flag_of_run_has_a_help_text(capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
 def test_help_comes_within_a_second_of_work(arguments: list[str]) -> None:
-    before = os.times()
-    subprocess.run(
-        [sys.executable, "-m", "fedopt.cli", *arguments], check=True, capture_output=True
-    )
     program = f"from fedopt.cli import main; main({arguments!r})"
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
-    assert time.perf_counter() - started < 10.0
+    before = os.times()
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
     after = os.times()
+    assert b"usage: fedopt" in done.stdout
     spent = after.children_user + after.children_system
-    spent -= before.children_user + before.children_system
-    assert spent / 2 < 1.0
+    assert spent - before.children_user - before.children_system < 1.0
 
 
 def test_help_imports_no_heavy_library() -> None:
@@ -100,6 +94,7 @@ def test_all_mistakes_of_a_command_line_are_told_at_once(
         "--set", "nonsense",
         "--preset", "no-such-preset",
         "--strategy", "sgd",
+        "--data-root", "/no/such/folder",
         "--output", str(tmp_path / "run"),
     )  # fmt: skip
     for part in (
@@ -110,8 +105,10 @@ def test_all_mistakes_of_a_command_line_are_told_at_once(
         "set must be section.key=value, got 'nonsense'",
         "preset must be one of",
         "strategy must be one of",
+        "data-root must exist",
     ):
         assert sum(part in line for line in lines) == 1, part
+    assert len(lines) == 8
     assert list(tmp_path.iterdir()) == []
 
 

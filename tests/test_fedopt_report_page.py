@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import itertools
 import json
 import re
 from html.parser import HTMLParser
@@ -17,12 +18,12 @@ from report_runs import write_run
 
 from fedopt import report_page
 from fedopt.report import build_report, read_run, to_json
-from fedopt.report_charts import all_charts
-from fedopt.report_charts_run import binomial_between, bins
+from fedopt.report_charts_run import audit_bound, binomial_between, bins, metric_by_round
 from fedopt.report_figure import draw, label
 from fedopt.report_page import generator, html_page
+from fedopt.report_tables import tables
 
-HOSTILE = "<script>alert(1)</script>\" onload='x' $\\frac{ & {{ 7*7 }} \x00 ]]> 汉"
+HOSTILE = "<script>alert(1)</script>\" onload='x' $\\frac{ & {{ 7*7 }} \x00 ]]> --> 汉"
 VOID = {"meta", "link", "br", "path", "use", "rect"}
 
 
@@ -136,7 +137,7 @@ def test_headings_descend_and_the_language_is_named(page: str) -> None:
     levels = [int(tag[1]) for tag, _ in elements if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(later - earlier <= 1 for earlier, later in zip(levels, levels[1:], strict=False))
+    assert all(later - earlier <= 1 for earlier, later in itertools.pairwise(levels))
     assert ("html", {"lang": "en"}) in elements
 
 
@@ -210,14 +211,14 @@ def test_hostile_strings_stay_text(report: dict[str, Any]) -> None:
     attacked = hostile(report)
     attacked["utility"]["data"] = {HOSTILE: HOSTILE}
     page = page_of(attacked)
-    assert "<script" not in page
-    assert "onload='x'" not in page
-    assert "49" not in "".join(re.findall(r"<code>([^<]*)</code>", page))
-    reader = read(page)
-    assert not any("onload" in values for _, values in reader.elements)
+    reader, honest = read(page), read(page_of(report))
+    assert {tag for tag, _ in reader.elements} <= {tag for tag, _ in honest.elements}
+    assert {name for _, values in reader.elements for name in values} <= {
+        name for _, values in honest.elements for name in values
+    }
+    assert "{{ 7*7 }}" in page  # shown, not computed
     assert page.count("&lt;script&gt;") > 20
-    shown = "".join(reader.text)
-    assert "<script>alert(1)</script>" in shown
+    assert "<script>alert(1)</script>" in "".join(reader.text)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -257,18 +258,21 @@ def test_odd_runs_have_a_page(tmp_path: Path, name: str) -> None:
     assert ("<blockquote class=" in page) == (name == "no noise")
 
 
-def test_a_run_without_metric_has_a_page_without_its_chart(report: dict[str, Any]) -> None:
+def test_a_run_without_metric_has_no_chart_of_it(report: dict[str, Any]) -> None:
     empty = copy.deepcopy(report)
     empty["utility"]["history"] = []
     empty["utility"]["final"] = None
-    assert "metric-by-round" not in page_of(empty)
+    assert metric_by_round(empty) is None
+    assert any(value == "none" for _, value in tables(empty)[4].rows)
 
 
 def test_a_metric_that_is_no_number_is_left_out_of_the_chart(report: dict[str, Any]) -> None:
     broken = copy.deepcopy(report)
-    broken["utility"]["history"][1]["value"] = "nan"
-    broken["utility"]["history"][2]["value"] = "inf"
-    assert "metric-by-round" in page_of(broken)
+    broken["utility"]["history"][0]["value"] = "nan"
+    broken["utility"]["history"][1]["value"] = "inf"
+    chart = metric_by_round(broken)
+    assert chart is not None
+    assert "goes from 0.2 at round 2 to 0.5 at round 5" in chart.alt
 
 
 def test_three_hundred_layers_are_drawn(tmp_path: Path) -> None:
@@ -283,18 +287,34 @@ def test_three_hundred_layers_are_drawn(tmp_path: Path) -> None:
     assert "layer.295" in page
 
 
-def test_an_audit_is_drawn_where_there_is_one(report: dict[str, Any]) -> None:
-    audited = copy.deepcopy(report)
-    audited["audit"] = {
-        "method": "canary users",
-        "canaries": 100,
-        "confidence": 0.95,
-        "bounds": [{"name": "all rounds", "epsilon": 1.5}, {"name": "final", "epsilon": 0.1}],
-    }
-    assert {chart.key for chart in all_charts(audited)} >= {"audit"}
-    page = page_of(audited)
+AUDIT: dict[str, Any] = {
+    "method": "canary users",
+    "canaries": 100,
+    "confidence": 0.95,
+    "bounds": [{"name": "all rounds", "epsilon": 1.5}, {"name": "final", "epsilon": 0.1}],
+    "exceeded": [],
+}
+
+
+@pytest.mark.parametrize("exceeded", [[], ["all rounds"]])
+def test_an_audit_is_drawn_and_a_fault_stands_on_top(
+    report: dict[str, Any], exceeded: list[str]
+) -> None:
+    page = page_of(report | {"audit": AUDIT | {"exceeded": exceeded}})
+    assert 'id="audit-title"' in page
     assert "100 canary users" in page
     assert "not made" not in page
+    top = page[: page.index('id="trust"')]
+    assert ("The audit found a fault:" in top) == bool(exceeded)
+
+
+def test_an_accountants_bound_far_off_does_not_hide_the_audits(report: dict[str, Any]) -> None:
+    far, near = copy.deepcopy(report), copy.deepcopy(report)
+    near["as_run"]["epsilon"]["value"] = 3.0
+    for one, drawn in ((far, False), (near, True)):
+        chart = audit_bound(one | {"audit": AUDIT})
+        assert chart is not None
+        assert ("as run, by the accountant" in chart.svg) == drawn
 
 
 def test_without_the_extra_there_is_no_page(

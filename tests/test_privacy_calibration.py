@@ -231,13 +231,13 @@ def test_the_searches_stop_at_their_limits():
 
 
 @settings(max_examples=100)
-@given(st.floats(2e-3, 900), st.floats(0.1, 6), st.floats(1e-3, 1e3))
-def test_the_search_over_real_numbers_is_close_and_safe(edge, power, start):
+@given(st.floats(2e-3, 900), st.floats(0.1, 6), st.floats(1e-3, 1e3), st.floats(0.01, 0.99))
+def test_the_search_over_real_numbers_is_close_and_safe(edge, power, start, overflow):
     looks = []
 
     def falling(number: float) -> float:
         looks.append(number)
-        return (edge / number) ** power if number > edge / 3 else math.inf
+        return (edge / number) ** power if number > edge * overflow else math.inf
 
     found = smallest_real(falling, 1.0, start, 1e-3, 1e3)
     assert edge * (1 - 1e-9) <= found <= edge * (1 + 1.01e-4)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+FRAMES_PER_SECOND = 100
 _LENGTH_JITTER = 0.2
 
 
@@ -28,13 +30,44 @@ class SpeechBatch(NamedTuple):
     target_lengths: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Batching:
+    """Say how utterances are cut into batches.
+
+    size: utterances of a batch, where seconds is 0. seconds: a batch holds utterances up to so
+    many seconds, padding included; one that is longer alone makes a batch of its own. most_padding:
+    largest share of padding in a batch that is cut by seconds. pad_to_seconds: features are padded
+    to a multiple of so many seconds, so that few shapes occur; 0: to the longest of the batch.
+    Reference: arXiv 2310.00098, appendix on training: 120 s or 360 s of audio, padded to 5 s.
+    """
+
+    size: int = 2
+    seconds: float = 0.0
+    most_padding: float = 0.5
+    pad_to_seconds: float = 0.0
+
+    def draw(self, lengths: Sequence[int], generator: np.random.Generator) -> Iterator[list[int]]:
+        """Yield one epoch of positions into `lengths` (frames), in a random order."""
+        if not self.seconds:
+            return random_batches(lengths, self.size, generator)
+        limit = round(self.seconds * FRAMES_PER_SECOND)
+        return bucketed_batches(lengths, limit, self.most_padding, generator, self.pad_to_frames)
+
+    @property
+    def pad_to_frames(self) -> int:
+        """Give the number of frames whose multiples batches are padded to; 1: any length."""
+        return max(1, round(self.pad_to_seconds * FRAMES_PER_SECOND))
+
+
 def collate(
-    features: Sequence[NDArray[np.float32]], labels: Sequence[Sequence[int]]
+    features: Sequence[NDArray[np.float32]],
+    labels: Sequence[Sequence[int]],
+    pad_to_frames: int = 1,
 ) -> SpeechBatch:
-    """Pad features to the longest of the batch."""
+    """Pad features to the longest of the batch, and on to a multiple of `pad_to_frames`."""
     import torch
 
-    longest = max(len(frames) for frames in features)
+    longest = padded_length([len(frames) for frames in features], pad_to_frames)
     padded = np.zeros((len(features), longest, features[0].shape[1]), dtype=np.float32)
     for row, frames in zip(padded, features, strict=True):
         row[: len(frames)] = frames
@@ -59,6 +92,53 @@ def random_batches(
     cuts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     for number in generator.permutation(len(cuts)):
         yield cuts[number]
+
+
+def bucketed_batches(
+    lengths: Sequence[int],
+    most_frames: int,
+    most_padding: float,
+    generator: np.random.Generator,
+    pad_to_frames: int = 1,
+) -> Iterator[list[int]]:
+    """Yield one epoch of positions into `lengths`, each batch within two limits.
+
+    most_frames: of a batch, padding included. most_padding: largest share of them that is padding
+    beyond the longest utterance's own. An utterance that passes a limit by itself is alone.
+    Utterances are taken in order of jittered length, so neighbours in length share a batch and
+    batches differ from epoch to epoch; the order of the batches is random.
+    """
+    jitter = generator.uniform(1 - _LENGTH_JITTER, 1 + _LENGTH_JITTER, len(lengths))
+    cuts: list[list[int]] = []
+    longest = spoken = 0
+    for place in np.argsort(np.asarray(lengths) * jitter, kind="stable").tolist():
+        longest, spoken = max(longest, lengths[place]), spoken + lengths[place]
+        rows = len(cuts[-1]) + 1 if cuts else 1
+        room = rows * padded_length([longest], pad_to_frames)
+        if not cuts or room > most_frames or rows * longest - spoken > most_padding * room:
+            cuts.append([place])
+            longest = spoken = lengths[place]
+        else:
+            cuts[-1].append(place)
+    for number in generator.permutation(len(cuts)):
+        yield cuts[number]
+
+
+def padded_length(lengths: Sequence[int], pad_to_frames: int = 1) -> int:
+    """Give the frames that every row of a batch takes."""
+    return -(-max(lengths) // pad_to_frames) * pad_to_frames
+
+
+def padding_share(
+    lengths: Sequence[int], batches: Iterable[Sequence[int]], pad_to_frames: int = 1
+) -> float:
+    """Give the share of all frames of the batches that is padding; 0 where there are none."""
+    spoken = padded = 0
+    for batch in batches:
+        held = [lengths[place] for place in batch]
+        spoken += sum(held)
+        padded += len(held) * padded_length(held, pad_to_frames)
+    return 1.0 - spoken / padded if padded else 0.0
 
 
 def sorted_batches(lengths: Sequence[int], most_frames: int) -> Iterator[list[int]]:

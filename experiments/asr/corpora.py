@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -85,6 +86,24 @@ class FeatureBank:
             self._bytes_left -= size
             self._kept[utterance.key] = features
         return features
+
+    def read_ahead(
+        self, wanted: Sequence[Sequence[Utterance]], threads: int
+    ) -> Iterator[list[NDArray[np.float16] | None]]:
+        """Yield the features of each group of utterances, the next group read meanwhile.
+
+        threads: how many read audio at once; 0: none, everything is read when it is asked for.
+        The result is the same for any number of threads.
+        """
+        if not threads:
+            yield from ([self.features(item) for item in group] for group in wanted)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            ahead = [pool.submit(self.features, item) for group in wanted[:1] for item in group]
+            for number in range(len(wanted)):
+                following = wanted[number + 1] if number + 1 < len(wanted) else ()
+                now, ahead = ahead, [pool.submit(self.features, item) for item in following]
+                yield [task.result() for task in now]
 
     def _compute(self, utterance: Utterance) -> NDArray[np.float16] | None:
         try:

@@ -5,18 +5,32 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.asr.augmentation import PAPER_SPEC_AUGMENT, Augmentation
+from experiments.asr.batching import Batching
+from experiments.asr.common_voice import common_voice_corpus
 from experiments.asr.corpora import Corpus
 from experiments.asr.librispeech import librispeech_corpus
-from experiments.asr.synthetic_corpus import Progress, SyntheticSettings, synthetic_corpus
-from experiments.asr.tokens import Tokens
+from experiments.asr.synthetic_corpus import (
+    Progress,
+    SyntheticSettings,
+    default_cache_dir,
+    synthetic_corpus,
+)
+from experiments.asr.tokens import Tokens, token_characters
+from experiments.asr.users import cap_users, check_part, deal_evenly, keep_part
 from privacy.errors import SettingsError
 
-DATASETS = ("synthetic", "librispeech")
+if TYPE_CHECKING:
+    from experiments.asr.layers import Norm, Positions
+    from experiments.asr.model import ModelChanges
+
+DATASETS = ("synthetic", "librispeech", "common-voice")
+PRECISIONS = ("float32", "bfloat16")
 
 SPEC_AUGMENTS = {
     "none": Augmentation(),
@@ -27,33 +41,61 @@ SPEC_AUGMENTS = {
 
 @dataclass(frozen=True)
 class SpeechOptions:
-    """Say on what speech which model is trained.
+    """Say on what speech which model is trained, and how.
 
-    dataset: "synthetic" (made by the project) or "librispeech" (folders below data_root).
-    model: a preset of experiments.asr.model or MODULE:FACTORY. batch_size: utterances per local
-    batch. speakers, utterances (of each), held_out_speakers (of dev and of test each), seed:
-    size and number of the synthetic corpus. cache_dir: where that corpus is kept.
-    dropout, layer_drop: replace the model preset's. spec_augment: "none", "light", "paper", or
-    True for "paper". speed, tract: largest relative stretch of time and of the frequency axis in
-    training. progress: show a bar on stderr while speech is made, or a callable told of it.
+    Corpus. dataset: "synthetic" (made by the project), "librispeech" or "common-voice" (folders
+    below data_root). speakers, utterances (of each), held_out_speakers (of dev and of test each),
+    seed: size and number of the synthetic corpus. subsets: of LibriSpeech; none: all. language: of
+    Common Voice, and of the token set. cache_dir: where synthetic speech and indexes are kept.
+    read_threads: how many read audio ahead. progress: show a bar on stderr while speech is made,
+    or a callable told of it.
+    Users. user_part: "all", "seed-10" (a tenth of the users), "fl-90" (the others), or any other
+    share. iid: deal all utterances evenly to the users. most_user_seconds: of one user; 0: all.
+    Text. characters: the token set, in place of the language's. transliterate: write plain letters.
+    Model. model: a preset of experiments.asr.model or MODULE:FACTORY. dropout, layer_drop,
+    positions ("cape", "sinusoidal", "convolution"), norm ("pre", "post"): replace the preset's.
+    body_from: safetensors file of a model with other characters, whose tensors outside the head
+    become the first weights; the head is drawn anew.
+    Training. batch_size: utterances per local batch; or batch_seconds, most_padding, pad_seconds:
+    see Batching. spec_augment: "none", "light", "paper", or True for "paper". speed, tract:
+    largest relative stretch of time and of the frequency axis. precision: "float32", or "bfloat16"
+    for the arithmetic of forward passes (weights and loss stay float32). compiled: translate the
+    blocks by torch.compile. checkpoint_activations: less memory, more arithmetic.
     Raises: SettingsError with one sentence per mistake.
     """
 
     dataset: str = "synthetic"
     data_root: str | Path | None = None
-    model: str = "tiny"
-    batch_size: int = 2
     speakers: int = 120
     utterances: int = 20
     held_out_speakers: int = 12
     seed: int = 0
+    subsets: Sequence[str] = ()
+    language: str = "en"
     cache_dir: str | Path | None = None
+    read_threads: int = 2
+    progress: bool | Progress = True
+    user_part: str = "all"
+    iid: bool = False
+    most_user_seconds: float = 0.0
+    characters: str | None = None
+    transliterate: bool = False
+    model: str = "tiny"
     dropout: float | None = None
     layer_drop: float | None = None
+    positions: Positions | None = None
+    norm: Norm | None = None
+    body_from: str | Path | None = None
+    batch_size: int = 2
+    batch_seconds: float = 0.0
+    most_padding: float = 0.5
+    pad_seconds: float = 0.0
     spec_augment: bool | str = False
     speed: float = 0.0
     tract: float = 0.0
-    progress: bool | Progress = True
+    precision: str = "float32"
+    compiled: bool = False
+    checkpoint_activations: bool = False
 
     def __post_init__(self) -> None:
         """Refuse every impossible option, all in one error."""
@@ -61,7 +103,9 @@ class SpeechOptions:
 
         problems = [*self._wrong_choices(), *self._wrong_numbers(), *self._missing_packages()]
         for check in (
-            lambda: check_model(self.model, self.dropout, self.layer_drop),
+            lambda: check_model(self.model, self.model_changes),
+            lambda: check_part(self.user_part),
+            self.tokens,
             self.synthetic_settings,
         ):
             try:
@@ -72,32 +116,80 @@ class SpeechOptions:
             raise SettingsError(problems)
 
     def _wrong_choices(self) -> Iterator[str]:
-        if self.dataset not in DATASETS:
-            yield f"dataset must be one of {', '.join(DATASETS)}, got {self.dataset!r}"
+        for name, given, allowed in (
+            ("dataset", self.dataset, DATASETS),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if given not in allowed:
+                yield f"{name} must be one of {', '.join(allowed)}, got {given!r}"
+        for name in ("iid", "transliterate", "compiled"):
+            if not isinstance(getattr(self, name), bool):
+                yield f"{name} must be true or false, got {getattr(self, name)!r}"
         if self._spec_augment_name not in SPEC_AUGMENTS:
             yield (
                 f"spec_augment must be true, false or one of {', '.join(SPEC_AUGMENTS)}, "
                 f"got {self.spec_augment!r}"
             )
+        if isinstance(self.subsets, str) or not all(isinstance(each, str) for each in self.subsets):
+            yield f"subsets must be a list of folder names, got {self.subsets!r}"
+        elif self.subsets and self.dataset != "librispeech":
+            yield f"subsets are for the dataset librispeech, got them for {self.dataset}; leave out"
+        if self.body_from is not None and not Path(self.body_from).is_file():
+            yield f"body_from must be an existing file, got {str(self.body_from)!r}; correct it"
 
     def _wrong_numbers(self) -> Iterator[str]:
-        size = self.batch_size
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            yield f"batch_size must be a whole number of at least 1, got {size!r}; try 2"
-        for name in ("speed", "tract"):
+        for name, least in (("batch_size", 1), ("read_threads", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value <= 0.5:
-                yield f"{name} must be between 0 and 0.5, got {value!r}; try 0.1"
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                yield f"{name} must be a whole number of at least {least}, got {value!r}; try 2"
+        for name, most, advice in (
+            ("speed", 0.5, "0.1"),
+            ("tract", 0.5, "0.1"),
+            ("most_padding", 1.0, "0.5"),
+            ("batch_seconds", 86400.0, "120"),
+            ("pad_seconds", 30.0, "5"),
+            ("most_user_seconds", 1e9, "3600"),
+        ):
+            value = getattr(self, name)
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not 0 <= value <= most
+            ):
+                yield f"{name} must be between 0 and {most:g}, got {value!r}; try {advice}"
 
     def _missing_packages(self) -> Iterator[str]:
         needed = ["torchaudio", "jiwer"]
-        needed += ["soundfile"] if self.dataset == "librispeech" else []
+        needed += [] if self.dataset == "synthetic" else ["soundfile"]
         missing = [name for name in needed if importlib.util.find_spec(name) is None]
         if missing:
             yield (
                 f"the speech task needs {', '.join(missing)}, got no such package; "
                 "install fedopt[speech]"
             )
+
+    @property
+    def model_changes(self) -> ModelChanges:
+        """Give what differs from the model preset."""
+        from experiments.asr.model import ModelChanges
+
+        return ModelChanges(
+            self.dropout, self.layer_drop, self.positions, self.norm, self.checkpoint_activations
+        )
+
+    def tokens(self) -> Tokens:
+        """Give the token set.
+
+        Raises: SettingsError when the language has none or the characters are no token set.
+        """
+        return Tokens(token_characters(self.language, self.characters), self.transliterate)
+
+    @property
+    def batching(self) -> Batching:
+        """Give how a user's utterances are cut into batches."""
+        return Batching(
+            self.batch_size, float(self.batch_seconds), self.most_padding, self.pad_seconds
+        )
 
     @property
     def _spec_augment_name(self) -> str:
@@ -120,15 +212,28 @@ class SpeechOptions:
             seed=self.seed,
         )
 
-    def corpus(self, tokens: Tokens) -> Corpus:
-        """Load the corpus; synthesise it first where it is not in the cache.
+    def corpus(self) -> Corpus:
+        """Load the corpus, synthesised or indexed first where it is not in the cache.
 
         Raises: SettingsError when a folder is missing or cannot be written.
         """
+        corpus = keep_part(self._whole_corpus(), self.user_part)
+        if self.iid:
+            corpus = deal_evenly(corpus)
+        return cap_users(corpus, self.most_user_seconds) if self.most_user_seconds else corpus
+
+    def _whole_corpus(self) -> Corpus:
+        cache_dir = Path(self.cache_dir).expanduser() if self.cache_dir else default_cache_dir()
         if self.dataset == "librispeech":
-            return librispeech_corpus(self.data_root, tokens)
+            return librispeech_corpus(
+                self.data_root, self.tokens(), subsets=self.subsets, cache_dir=cache_dir
+            )
+        if self.dataset == "common-voice":
+            return common_voice_corpus(
+                self.data_root, self.tokens(), language=self.language, cache_dir=cache_dir
+            )
         with _shown(self.progress) as progress:
-            return synthetic_corpus(self.synthetic_settings(), self.cache_dir, progress)
+            return synthetic_corpus(self.synthetic_settings(), cache_dir, progress)
 
 
 @contextlib.contextmanager

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from experiments.asr.augmentation import Augmentation
-from experiments.asr.batching import SpeechBatch, collate, random_batches, sorted_batches
+from experiments.asr.batching import Batching, SpeechBatch, collate, sorted_batches
 from experiments.asr.corpora import Corpus, FeatureBank, Utterance
-from experiments.asr.features import FRAMES_PER_STEP, SAMPLE_RATE, frame_count
+from experiments.asr.evaluation import Measured, measure
+from experiments.asr.features import FRAMES_PER_STEP
 from experiments.asr.options import SpeechOptions
+from experiments.asr.speaker import SpeechUser, frames_of
 from experiments.asr.tokens import Tokens, steps_needed
-from experiments.asr.word_error_rate import ErrorCounts, count_errors, greedy_decode
 from privacy.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -24,42 +26,13 @@ if TYPE_CHECKING:
 
 LONGEST_SECONDS = 30.0
 _EVALUATION_FRAMES = 6_000
-
-
-@dataclass(frozen=True)
-class SpeechUser:
-    """Hold the utterances of one speaker; features are computed when first asked for."""
-
-    utterances: tuple[Utterance, ...]
-    bank: FeatureBank
-    tokens: Tokens
-    batch_size: int
-    augmentation: Augmentation
-
-    def batches(self, generator: np.random.Generator) -> Iterator[SpeechBatch]:
-        """Yield the batches of one epoch; order and variations are drawn from `generator`."""
-        readable = [
-            (frames, self.tokens.encode(utterance.text))
-            for utterance in self.utterances
-            if (frames := self.bank.features(utterance)) is not None
-        ]
-        lengths = [len(frames) for frames, _ in readable]
-        for positions in random_batches(lengths, self.batch_size, generator):
-            yield collate(
-                [self._vary(readable[place][0], generator) for place in positions],
-                [readable[place][1] for place in positions],
-            )
-
-    def _vary(
-        self, features: NDArray[np.float16], generator: np.random.Generator
-    ) -> NDArray[np.float32]:
-        return self.augmentation(np.asarray(features, dtype=np.float32), generator)
+_USERS_LOOKED_AT = 200
 
 
 class SpeechTask:
     """Train a CTC model on the speakers of a corpus; measure it on speakers it never heard.
 
-    splits: those of "dev" and "test" that the corpus has.
+    splits: those of "dev" and "test" that the corpus has. latest: the last evaluation, if any.
     """
 
     metric = "wer"
@@ -70,14 +43,21 @@ class SpeechTask:
         build: Callable[[int], torch.nn.Module],
         *,
         tokens: Tokens | None = None,
-        batch_size: int = 2,
+        batching: Batching | None = None,
         augmentation: Augmentation | None = None,
+        half_precision: bool = False,
+        read_threads: int = 0,
+        step_flops: Callable[[float], float] | None = None,
     ) -> None:
         self.corpus = corpus
         self.tokens = tokens or Tokens()
+        self.latest: Measured | None = None
         self._build = build
-        self._batch_size = batch_size
+        self._batching = batching or Batching()
         self._augmentation = augmentation or Augmentation()
+        self._half_precision = half_precision
+        self._read_threads = 0 if corpus.stored_features is not None else read_threads
+        self._step_flops = step_flops
         self._bank = FeatureBank(corpus)
         self._dropped: Counter[str] = Counter()
         usable = [utterance for utterance in corpus.utterances if self._fits(utterance)]
@@ -91,15 +71,22 @@ class SpeechTask:
 
     def _fits(self, utterance: Utterance) -> bool:
         """Say whether CTC can learn the utterance; count the reason where it cannot."""
-        if utterance.seconds > LONGEST_SECONDS:
-            self._dropped["longer than 30 seconds"] += 1
-            return False
-        steps = frame_count(round(utterance.seconds * SAMPLE_RATE)) // FRAMES_PER_STEP
-        needed = steps_needed(self.tokens.encode(utterance.text))
-        if utterance.split == "train" and needed > steps:
-            self._dropped["more labels than steps"] += 1
-            return False
-        return True
+        reason = ""
+        frames = frames_of(utterance)
+        if self.tokens.unknown(utterance.text):
+            reason = "characters without a label"
+        elif utterance.seconds > LONGEST_SECONDS:
+            reason = "longer than 30 seconds"
+        elif not frames:
+            reason = "shorter than one 25 ms window"
+        elif utterance.split == "train" and self._needed(utterance) > frames // FRAMES_PER_STEP:
+            reason = "more labels than steps"
+        if reason:
+            self._dropped[reason] += 1
+        return not reason
+
+    def _needed(self, utterance: Utterance) -> int:
+        return steps_needed(self.tokens.encode(utterance.text))
 
     def user_ids(self) -> Sequence[str]:
         """List the training speakers, sorted."""
@@ -114,7 +101,14 @@ class SpeechTask:
         return self._data_of(tuple(item for items in self._users.values() for item in items))
 
     def _data_of(self, utterances: tuple[Utterance, ...]) -> SpeechUser:
-        return SpeechUser(utterances, self._bank, self.tokens, self._batch_size, self._augmentation)
+        return SpeechUser(
+            utterances,
+            self._bank,
+            self.tokens,
+            self._batching,
+            self._augmentation,
+            self._read_threads,
+        )
 
     def model(self) -> torch.nn.Module:
         """Build the model with weights drawn from torch's global generator."""
@@ -126,53 +120,77 @@ class SpeechTask:
         An utterance whose labels no longer fit its steps, after a stretch of time, counts zero.
         Reference: Graves et al. 2006, equation 5.
         """
-        logits, lengths = model(batch.features, batch.feature_lengths)
+        logits, lengths = self._forward(model, batch)
         return _loss_per_character(logits, lengths, batch)
+
+    def _forward(
+        self, model: torch.nn.Module, batch: SpeechBatch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the model, in bfloat16 where asked for; weights and loss stay float32."""
+        import torch
+
+        device = batch.features.device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self._half_precision):
+            logits, lengths = model(batch.features, batch.feature_lengths)
+        return logits, lengths
 
     def move(self, batch: SpeechBatch, device: torch.device | str) -> SpeechBatch:
         """Put a batch on a device."""
         return SpeechBatch(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
     def evaluate(self, model: torch.nn.Module, split: str) -> Mapping[str, float]:
-        """Measure loss per character, word and character error rates (total errors / total).
+        """Measure loss per character and error rates (total errors / total, and by speaker).
 
         Raises: SettingsError when the corpus has no such split.
         """
         if split not in self.splits:
             raise SettingsError(f"split must be one of {', '.join(self.splits)}, got {split!r}")
+        device = next(model.parameters()).device
+        placed = (
+            (items, self.move(batch, device)) for items, batch in self._evaluation_batches(split)
+        )
         was_training = model.training
         model.eval()
-        loss, errors = self._measure(model, split)
+        self.latest = measure(model, placed, self.tokens, self._forward, _loss_per_character)
         model.train(was_training)
-        return {"loss": loss, "wer": errors.wer, "cer": errors.cer}
+        return self.latest.metrics
 
-    def _measure(self, model: torch.nn.Module, split: str) -> tuple[float, ErrorCounts]:
-        import torch
+    def _evaluation_batches(self, split: str) -> Iterator[tuple[list[Utterance], SpeechBatch]]:
+        items = self._held_out[split]
+        places = sorted_batches([frames_of(item) for item in items], _EVALUATION_FRAMES)
+        groups = [[items[place] for place in batch] for batch in places]
+        ahead = self._bank.read_ahead(groups, self._read_threads)
+        for group, read in zip(groups, ahead, strict=True):
+            found = [
+                (item, kept) for item, kept in zip(group, read, strict=True) if kept is not None
+            ]
+            if found:
+                labels = [self.tokens.encode(item.text) for item, _ in found]
+                frames = [np.asarray(kept, dtype=np.float32) for _, kept in found]
+                yield [item for item, _ in found], collate(frames, labels)
 
-        device = next(model.parameters()).device
-        total_loss, characters, errors = 0.0, 0, ErrorCounts()
-        with torch.inference_mode():
-            for texts, batch in self._evaluation_batches(split):
-                placed = self.move(batch, device)
-                logits, lengths = model(placed.features, placed.feature_lengths)
-                spoken = sum(len(text) for text in texts)
-                total_loss += float(_loss_per_character(logits, lengths, placed)) * spoken
-                characters += spoken
-                errors += count_errors(texts, greedy_decode(logits, lengths, self.tokens))
-        return total_loss / max(1, characters), errors
+    def gpu_hours(
+        self, rounds: int, cohort: int, local_steps: int, local_epochs: int
+    ) -> float | None:
+        """Estimate the A100 hours of a training; None where nothing is known to estimate it from.
 
-    def _evaluation_batches(self, split: str) -> Iterator[tuple[list[str], SpeechBatch]]:
-        readable = [
-            (item.text, kept)
-            for item in self._held_out[split]
-            if (kept := self._bank.features(item)) is not None
-        ]
-        lengths = [len(frames) for _, frames in readable]
-        for positions in sorted_batches(lengths, _EVALUATION_FRAMES):
-            texts = [readable[place][0] for place in positions]
-            labels = [self.tokens.encode(text) for text in texts]
-            frames = [np.asarray(readable[place][1], dtype=np.float32) for place in positions]
-            yield texts, collate(frames, labels)
+        cohort: users trained per round. Counts the model's arithmetic at the speed of the paper's
+        own runs; a step is taken as full, epochs as the mean speech of the users.
+        """
+        if self._step_flops is None or not (local_steps or self._users):
+            return None
+        from experiments.asr.flops import gpu_hours
+
+        seconds = self._seconds_of_local_work(local_steps, local_epochs)
+        return gpu_hours(rounds * cohort * self._step_flops(seconds))
+
+    def _seconds_of_local_work(self, local_steps: int, local_epochs: int) -> float:
+        spoken = [item.seconds for items in self._users.values() for item in items]
+        if not local_steps:
+            return local_epochs * sum(spoken) / max(1, len(self._users))
+        if self._batching.seconds:
+            return local_steps * self._batching.seconds
+        return local_steps * self._batching.size * (sum(spoken) / len(spoken) if spoken else 10.0)
 
     def describe(self) -> Mapping[str, str | int | float]:
         """Say what the corpus holds and what was left out, for the report."""
@@ -186,10 +204,21 @@ class SpeechTask:
         for split, items in self._held_out.items():
             facts[f"{split} speakers"] = len({item.speaker for item in items})
             facts[f"{split} utterances"] = len(items)
+        if trained:
+            facts["padding share of batches"] = round(self._padding_share(), 4)
+        if self.latest is not None:
+            facts["real-time factor of evaluation"] = round(self.latest.real_time_factor, 4)
+            facts["padding share of evaluation"] = round(self.latest.padding_share, 4)
         counts = Counter(self.corpus.notes) + self._dropped
         counts["unreadable when read"] += self._bank.unreadable
         facts.update({f"corpus: {reason}": count for reason, count in counts.items() if count})
         return facts
+
+    def _padding_share(self) -> float:
+        """Give the mean over users, at most 200 of them, evenly spaced."""
+        users = self.user_ids()
+        chosen = itertools.islice(users, 0, None, max(1, len(users) // _USERS_LOOKED_AT))
+        return float(np.mean([self.user_data(user).padding_share() for user in chosen]))
 
 
 def _loss_per_character(
@@ -221,19 +250,54 @@ def task(**options: Any) -> SpeechTask:
     Raises: SettingsError with one sentence per mistake; TypeError for an unknown option.
     """
     chosen = SpeechOptions(**options)
-    tokens = Tokens()
+    return _task_on(chosen, chosen.corpus())
 
-    def build(labels: int) -> torch.nn.Module:
-        from experiments.asr.model import build_model
 
-        return build_model(
-            chosen.model, labels, dropout=chosen.dropout, layer_drop=chosen.layer_drop
-        )
+def outline(**options: Any) -> SpeechTask:
+    """Build the task without its corpus, for plans: no users, no splits, but model and cost.
 
+    Raises: SettingsError with one sentence per mistake; TypeError for an unknown option.
+    """
+
+    def nothing(utterance: Utterance) -> NDArray[np.float32]:
+        raise SettingsError(f"the outline of a task has no audio, got {utterance.key}")
+
+    chosen = SpeechOptions(**options)
+    return _task_on(chosen, Corpus(f"{chosen.dataset}, not looked at", (), nothing))
+
+
+def _task_on(chosen: SpeechOptions, corpus: Corpus) -> SpeechTask:
+    tokens = chosen.tokens()
     return SpeechTask(
-        chosen.corpus(tokens),
-        build,
+        corpus,
+        lambda labels: _build_model(chosen, labels),
         tokens=tokens,
-        batch_size=chosen.batch_size,
+        batching=chosen.batching,
         augmentation=chosen.augmentation,
+        half_precision=chosen.precision == "bfloat16",
+        read_threads=chosen.read_threads,
+        step_flops=_step_flops(chosen, tokens.labels),
     )
+
+
+def _build_model(chosen: SpeechOptions, labels: int) -> torch.nn.Module:
+    from experiments.asr.model import build_model, compile_blocks
+    from experiments.asr.seed_models import load_body
+
+    model = build_model(chosen.model, labels, chosen.model_changes)
+    if chosen.body_from is not None:
+        load_body(model, Path(chosen.body_from))
+    if chosen.compiled:
+        compile_blocks(model)
+    return model
+
+
+def _step_flops(chosen: SpeechOptions, labels: int) -> Callable[[float], float] | None:
+    """Give the arithmetic of a training step by its seconds of speech; None for foreign models."""
+    from experiments.asr.flops import training_flops
+    from experiments.asr.model import PRESETS
+
+    if chosen.model not in PRESETS:
+        return None
+    settings = chosen.model_changes.apply(PRESETS[chosen.model])
+    return lambda seconds: training_flops(settings, labels, seconds)

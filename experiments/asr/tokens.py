@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+
+from privacy.errors import SettingsError
 
 BLANK = 0
 """Label number of the CTC blank; characters start at 1."""
 
 ENGLISH = " '-abcdefghijklmnopqrstuvwxyz"
 """The 29 characters of the English models (arXiv 2310.00098, appendix on data)."""
+
+FRENCH = ENGLISH + "àâæçèéêëîïôùûüÿœ"
+GERMAN = ENGLISH + "äöüß"
+
+TOKEN_SETS: Mapping[str, str] = MappingProxyType(
+    {"en": ENGLISH, "fr": FRENCH, "de": GERMAN},
+)
+"""Characters by language; any other set can be given character by character."""
+
+_LATIN = re.compile(r"LATIN SMALL (?:LETTER|LIGATURE) ([A-Z]{1,2})(?: WITH .*)?")
 
 _APOSTROPHES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u2032": "'"})
 
@@ -32,16 +47,75 @@ def _stays(letter: str) -> bool:
     return letter in "'-" or unicodedata.category(letter)[0] in "LMN"
 
 
+def transliterate(text: str) -> str:
+    """Write text with plain a-z, space, apostrophe and hyphen only; drop what has no such form.
+
+    A letter is taken apart into letter and marks; failing that, its Unicode name tells the plain
+    letters ("LATIN SMALL LETTER O WITH STROKE" is o, "LATIN SMALL LIGATURE OE" is oe).
+    Reference: text rules of arXiv 2310.00098; the table of plain forms is Unicode's, not theirs.
+
+    >>> transliterate("straße, cœur, über, 你好")
+    'strasse coeur uber'
+    """
+    return normalise_text("".join(_plain(letter) for letter in normalise_text(text)))
+
+
+def _plain(letter: str) -> str:
+    if letter in ENGLISH:
+        return letter
+    apart = unicodedata.normalize("NFKD", letter.casefold())
+    written = "".join(part for part in apart if unicodedata.category(part) != "Mn")
+    if written and set(written) <= set(ENGLISH):
+        return written
+    named = _LATIN.fullmatch(unicodedata.name(letter, ""))
+    return named[1].lower() if named else ""
+
+
+def token_characters(language: str, characters: str | None) -> str:
+    """Give the characters of a token set.
+
+    characters: the set itself; None for that of the language.
+    Raises: SettingsError when the language has no set, or a character is there twice, is no
+    character of normalised text, or the space is missing.
+    """
+    if characters is None:
+        if language not in TOKEN_SETS:
+            raise SettingsError(
+                f"language must be one of {', '.join(TOKEN_SETS)} where no characters are given, "
+                f"got {language!r}; give the option characters"
+            )
+        return TOKEN_SETS[language]
+    strange = [each for each in characters if each != " " and not _stays(each)]
+    if not isinstance(characters, str) or " " not in characters or strange:
+        raise SettingsError(
+            "characters must hold the space and otherwise lower-case letters, digits, apostrophe "
+            f"and hyphen, got {characters!r}"
+        )
+    if characters != characters.lower() or len(set(characters)) != len(characters):
+        raise SettingsError(
+            f"characters must be lower case and each be there once, got {characters!r}"
+        )
+    return characters
+
+
 @dataclass(frozen=True)
 class Tokens:
-    """Map characters to label numbers 1, 2, ...; number 0 is the CTC blank."""
+    """Map characters to label numbers 1, 2, ...; number 0 is the CTC blank.
+
+    transliterate: whether text is written in plain letters first.
+    """
 
     characters: str = ENGLISH
+    transliterate: bool = False
 
     @property
     def labels(self) -> int:
         """Count the labels: every character and the blank."""
         return len(self.characters) + 1
+
+    def normalise(self, text: str) -> str:
+        """Write text by the rules of `normalise_text`, or of `transliterate` where asked for."""
+        return transliterate(text) if self.transliterate else normalise_text(text)
 
     def unknown(self, text: str) -> str:
         """Give the characters of `text` that have no label, sorted, each once."""
@@ -52,13 +126,18 @@ class Tokens:
 
         Raises: KeyError when a character has no label.
         """
-        numbers = {character: number for number, character in enumerate(self.characters, 1)}
+        numbers = _numbers(self.characters)
         return [numbers[character] for character in text]
 
     def decode(self, labels: Iterable[int]) -> str:
         """Write the text of label numbers; blanks vanish, spaces collapse to one."""
         text = "".join(self.characters[label - 1] for label in labels if label != BLANK)
         return " ".join(text.split())
+
+
+@functools.lru_cache(maxsize=8)
+def _numbers(characters: str) -> Mapping[str, int]:
+    return {character: number for number, character in enumerate(characters, 1)}
 
 
 def steps_needed(labels: Sequence[int]) -> int:

@@ -1,0 +1,98 @@
+"""Measure a model on held-out speech: loss, error rates over all and by speaker, speed."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments.asr.batching import FRAMES_PER_SECOND, SpeechBatch
+from experiments.asr.corpora import Utterance
+from experiments.asr.tokens import Tokens
+from experiments.asr.word_error_rate import ErrorCounts, count_errors, greedy_decode
+
+if TYPE_CHECKING:
+    import torch
+
+Forward = Callable[["torch.nn.Module", SpeechBatch], tuple["torch.Tensor", "torch.Tensor"]]
+Loss = Callable[["torch.Tensor", "torch.Tensor", SpeechBatch], "torch.Tensor"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Hold what an evaluation found.
+
+    loss: nats per character. by_speaker: error counts of each speaker. speech_seconds: audio that
+    was read; padded_seconds: the same with padding; wall_seconds: time it took, reading included.
+    """
+
+    loss: float
+    by_speaker: Mapping[str, ErrorCounts]
+    speech_seconds: float
+    padded_seconds: float
+    wall_seconds: float
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Give the metrics of a run's rows; wer_p50, wer_p90: percentiles over speakers."""
+        total = sum(self.by_speaker.values(), ErrorCounts())
+        rates = [counts.wer for counts in self.by_speaker.values()] or [0.0]
+        middle, late = np.percentile(rates, [50, 90]).tolist()
+        return {
+            "loss": self.loss,
+            "wer": total.wer,
+            "cer": total.cer,
+            "wer_p50": middle,
+            "wer_p90": late,
+        }
+
+    @property
+    def real_time_factor(self) -> float:
+        """Give the seconds of computing for one second of speech."""
+        return self.wall_seconds / self.speech_seconds if self.speech_seconds else 0.0
+
+    @property
+    def padding_share(self) -> float:
+        """Give the share of the model's input that was padding."""
+        return 1.0 - self.speech_seconds / self.padded_seconds if self.padded_seconds else 0.0
+
+
+def measure(
+    model: torch.nn.Module,
+    batches: Iterable[tuple[Sequence[Utterance], SpeechBatch]],
+    tokens: Tokens,
+    forward: Forward,
+    loss_of: Loss,
+) -> Measured:
+    """Decode every batch greedily and count the errors of each speaker.
+
+    batches: utterances beside their batch on the model's device. The model stays as it is.
+    """
+    import torch
+
+    started = time.perf_counter()
+    said: defaultdict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    total_loss, characters, frames, padded = 0.0, 0, 0, 0
+    with torch.inference_mode():
+        for utterances, batch in batches:
+            logits, lengths = forward(model, batch)
+            spoken = sum(len(item.text) for item in utterances)
+            total_loss += float(loss_of(logits, lengths, batch)) * spoken
+            characters += spoken
+            frames += int(batch.feature_lengths.sum())
+            padded += batch.features.shape[0] * batch.features.shape[1]
+            guesses = greedy_decode(logits, lengths, tokens)
+            for item, guess in zip(utterances, guesses, strict=True):
+                said[item.speaker][0].append(item.text)
+                said[item.speaker][1].append(guess)
+    return Measured(
+        loss=total_loss / max(1, characters),
+        by_speaker={speaker: count_errors(*texts) for speaker, texts in said.items()},
+        speech_seconds=frames / FRAMES_PER_SECOND,
+        padded_seconds=padded / FRAMES_PER_SECOND,
+        wall_seconds=time.perf_counter() - started,
+    )

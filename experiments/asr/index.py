@@ -1,0 +1,140 @@
+"""Keep the index of a corpus on disk, so that its files are looked through only once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.asr.audio import read_audio
+from experiments.asr.corpora import Utterance
+from experiments.asr.tokens import Tokens
+from privacy.errors import SettingsError
+
+_SCHEMA_VERSION = 1
+_NAMED_LOUDLY = 50
+
+_log = logging.getLogger(__name__)
+
+Index = tuple[tuple[Utterance, ...], Counter[str]]
+"""The utterances of a corpus, and counts of what was left out or mended, by reason."""
+
+
+@dataclass(frozen=True)
+class Drops:
+    """Count what is left out of an index, and name it.
+
+    The first 50 of each reason are named as warnings, the others as information, so that a
+    corpus with a million such lines still says what matters.
+    """
+
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, reason: str, what: str, where: Path) -> None:
+        """Count one more for a reason."""
+        self.notes[reason] += 1
+        level = logging.WARNING if self.notes[reason] <= _NAMED_LOUDLY else logging.INFO
+        _log.log(level, "Skipped %s in %s: %s", what, where, reason)
+
+
+@dataclass(frozen=True)
+class FolderReader:
+    """Read the samples of an utterance whose key is a path below `folder`."""
+
+    folder: Path
+
+    def __call__(self, utterance: Utterance) -> NDArray[np.float32]:
+        """Give (samples,) float32, mono, 16 kHz."""
+        return read_audio(self.folder / utterance.key)
+
+
+def text_problem(text: str, tokens: Tokens) -> str:
+    """Say why a normalised text cannot be learned; "" where it can."""
+    if not text:
+        return "empty text"
+    return "characters without a label" if tokens.unknown(text) else ""
+
+
+def fingerprint(tokens: Tokens, sources: Iterable[Path]) -> str:
+    """Hash the token set, and name, size and time of what an index is made from.
+
+    sources: lists, and the folders of the audio: then audio that is added, removed or replaced is
+    seen; audio that is written over in place is not.
+    """
+    found = hashlib.sha256(f"{_SCHEMA_VERSION} {tokens!r}".encode())
+    for path in sources:
+        status = path.stat()
+        size = 0 if path.is_dir() else status.st_size
+        found.update(f"{path}\0{size}\0{status.st_mtime_ns}\0".encode())
+    return found.hexdigest()[:24]
+
+
+def cached_index(cache_dir: Path | None, name: str, build: Callable[[], Index]) -> Index:
+    """Load an index from the cache; build and keep it where it is absent or damaged.
+
+    cache_dir: None for no cache. name: that of the corpus with its fingerprint.
+    Raises: SettingsError when the cache folder cannot be written.
+    """
+    if cache_dir is None:
+        return build()
+    path = cache_dir / f"index-{name}.jsonl"
+    kept = _load(path)
+    if kept is not None:
+        return kept
+    built = build()
+    try:
+        _save(path, built)
+    except OSError as problem:
+        raise SettingsError(
+            f"cache_dir must be a folder that can be written, got {str(cache_dir)!r} ({problem}); "
+            "name another one"
+        ) from problem
+    return built
+
+
+def _save(path: Path, index: Index) -> None:
+    """Write the index beside its place, one utterance to a line, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    utterances, notes = index
+    head = {"schema_version": _SCHEMA_VERSION, "utterances": len(utterances), "notes": notes}
+    try:
+        with aside.open("w", encoding="utf-8") as lines:
+            lines.write(json.dumps(head) + "\n")
+            for item in utterances:
+                row = [item.key, item.speaker, item.split, item.text, item.seconds]
+                lines.write(json.dumps(row) + "\n")
+        aside.rename(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            aside.unlink()
+
+
+def _load(path: Path) -> Index | None:
+    if not path.is_file():
+        return None
+    once: dict[str, str] = {}
+    try:
+        with path.open(encoding="utf-8") as lines:
+            head = json.loads(next(lines))
+            utterances = tuple(
+                Utterance(
+                    key, once.setdefault(speaker, speaker), once.setdefault(split, split), *rest
+                )
+                for key, speaker, split, *rest in map(json.loads, lines)
+            )
+        if (head["schema_version"], head["utterances"]) != (_SCHEMA_VERSION, len(utterances)):
+            raise ValueError(f"it holds {len(utterances)} utterances")
+        return utterances, Counter(head["notes"])
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as problem:
+        _log.warning("The cached index %s is damaged (%s) and is made again", path, problem)
+        return None
