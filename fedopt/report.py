@@ -145,7 +145,7 @@ def _setting(facts: RunFacts) -> dict[str, Any]:
         "task": facts.settings.task.task,
         "engine": facts.settings.engine.engine,
         "device": facts.settings.engine.device,
-        "tuning_runs_charged": False,
+        "tuning_runs_charged": bool(facts.other_runs),
         "metric_chose_anything": False,
     }
 

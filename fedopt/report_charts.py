@@ -16,6 +16,7 @@ from fedopt.report_figure import (
     draw,
     plain_ticks,
     spreads,
+    whole_ticks,
 )
 from privacy.statement import round_up
 
@@ -85,6 +86,7 @@ def epsilon_by_round(report: Report) -> Chart | None:
         if ceiling is not None:
             axes.axhline(number(ceiling), color=RED, linestyle=":", label="ceiling")
         axes.set(xlabel="round", ylabel="epsilon, claimed")
+        whole_ticks(axes)
         axes.set_ylim(bottom=0.0)
         axes.legend(loc="lower right")
 

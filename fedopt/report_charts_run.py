@@ -17,6 +17,7 @@ from fedopt.report_figure import (
     label,
     plain_ticks,
     spreads,
+    whole_ticks,
 )
 from privacy.statement import round_up
 
@@ -35,8 +36,9 @@ def metric_by_round(report: Report) -> Chart | None:
     metric = label(utility["metric"])
 
     def plot(axes: Axes) -> None:
-        axes.plot(rounds, values, color=BLUE, marker="o")
+        axes.plot(rounds, values, color=BLUE, marker="o" if len(rounds) <= 60 else None)
         axes.set(xlabel="round", ylabel=f"{metric}, development")
+        whole_ticks(axes)
 
     return Chart(
         "metric-by-round",
@@ -71,6 +73,7 @@ def cohort_sizes(report: Report) -> Chart | None:
             name = f"Binomial({users:,}, {rate:.3g})"
             axes.plot(middles, expected, color=RED, marker="o", linestyle="-", label=name)
         axes.set(xlabel="users in the cohort", ylabel="rounds")
+        whole_ticks(axes)
         axes.legend()
 
     law = f"Binomial({users:,}, {rate:.3g})" if poisson else "one exact size"
@@ -120,6 +123,7 @@ def layers(report: Report) -> Chart | None:
         def plot(axes: Axes) -> None:
             axes.bar(places, values, color=colour, width=0.8)
             axes.set(ylabel=name, xlabel="layer")
+            whole_ticks(axes)
             if spreads(values):
                 axes.set_yscale("log")
                 plain_ticks(axes, y=True)

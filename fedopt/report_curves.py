@@ -57,10 +57,13 @@ def epsilon_by_round(plan: PrivacyPlan, charges: Sequence[LedgerRow]) -> dict[st
 
 
 def chosen_rounds(last: int, planned: int, most: int) -> list[int]:
-    """Choose about `most` rounds from 1 to the planned end; 1, the last and the planned are in."""
+    """Choose about `most` rounds from 1 to the planned end; 1, the last and the planned are in.
+
+    They lie closer at the beginning, where epsilon rises fastest.
+    """
     end = max(planned, last)
-    even = {round(1 + (end - 1) * step / (most - 1)) for step in range(most)}
-    return sorted(even | ({last} if last else set()))
+    chosen = {round(1 + (end - 1) * (step / (most - 1)) ** 2) for step in range(most)}
+    return sorted(chosen | ({last} if last else set()))
 
 
 def _series(

@@ -42,6 +42,11 @@ class RunFacts:
         return self.provenance.get("mode") == "plug-in"
 
     @property
+    def other_runs(self) -> set[str]:
+        """Name the other runs that spend on the same ledger."""
+        return {row.run for row in self.ledger.rows()} - {self.provenance["run_id"]}
+
+    @property
     def randomness(self) -> str:
         """Say where noise and cohorts came from."""
         return self.settings.privacy.randomness

@@ -81,10 +81,20 @@ def label(text: object, longest: int = 40) -> str:
 
 def plain_ticks(axes: Axes, *, x: bool = False, y: bool = False) -> None:
     """Write the ticks of a logarithmic axis as plain text: 1e-05."""
+    from matplotlib.ticker import LogLocator
+
     for wanted, axis in ((x, axes.xaxis), (y, axes.yaxis)):
         if wanted:
+            axis.set_major_locator(LogLocator(numticks=6))
             axis.set_major_formatter(lambda value, _: f"{value:g}")
-            axis.set_minor_formatter(lambda value, _: "")
+            axis.minorticks_off()  # hundreds of marks that nobody reads
+
+
+def whole_ticks(axes: Axes) -> None:
+    """Mark whole numbers only on the axis across: there is no round 1.5."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 5, 10], integer=True))
 
 
 def spreads(values: Sequence[float]) -> bool:

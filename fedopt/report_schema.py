@@ -63,7 +63,8 @@ class Assumption(Group):
 class Setting(Group):
     """Who does what, and who is trusted; whether tuning and metrics were part of it.
 
-    nodes: in plug-in mode, how many nodes said what of clipping and noise.
+    nodes: in plug-in mode, how many nodes said what of clipping and noise. tuning_runs_charged:
+    whether other runs, such as those that chose the settings, are on the same ledger.
     """
 
     mode: Literal["simulation", "plug-in"]

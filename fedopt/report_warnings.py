@@ -29,7 +29,7 @@ def _run_warnings(facts: RunFacts, claimed: float, as_run: float) -> list[Privac
     charged = len(facts.charges)
     weak, weak_as_run = strength(claimed), strength(as_run)
     people = extrapolates(facts.plan) and not facts.plan.simulation.virtual
-    runs = {row.run for row in facts.ledger.rows()} - {facts.provenance["run_id"]}
+    runs = facts.other_runs
     planned = facts.plan.rounds
     model = run_directory.file_digest(facts.folder / run_directory.MODEL)
     candidates = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,7 +21,7 @@ from strategies.checkpoint import CheckpointFolder
 from strategies.cohort_training import Cohorts, CohortTraining
 from strategies.node_training import NodeMessages, NodeTraining
 from strategies.optimizers import build_optimizer
-from strategies.plain_training import PlainTraining
+from strategies.plain_training import PlainTraining, weight_problems
 from strategies.plug_in import (
     RunDirectory,
     plug_in_account,
@@ -231,6 +232,21 @@ class FedOptimizer(FlowerFedAvg):
             ) from problem
         return (None, metrics) if mean is None else (self.plain.step(mean, server_round), metrics)
 
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Average the nodes' metrics as Flower does.
+
+        Raises: InconsistentMessageReplies where Flower does, and for weights that are no weights.
+        """
+        replied = list(replies)
+        answers = [reply.content for reply in replied if reply.has_content()]
+        if problems := weight_problems(answers, self.weighted_by_key):
+            raise InconsistentMessageReplies(
+                reason=f"{'; '.join(problems[:4])}; skipping aggregation."
+            )
+        return super().aggregate_evaluate(server_round, replied)
+
     def _release(self, timed: dict[str, float]) -> tuple[ArrayRecord, MetricRecord]:
         assert self.private is not None
         record = self.private.finish(timed)
@@ -317,10 +333,13 @@ class FedOptimizer(FlowerFedAvg):
         replies = list(grid.send_and_receive(messages, timeout=timeout))
         try:
             metrics = self.aggregate_evaluate(current, replies)
-        except InconsistentMessageReplies:
+        except Exception as problem:
             if self.privacy is None:
                 raise
             # Under a plan no node's fault ends the run; the evaluation of this round is lost.
+            logging.getLogger("flwr").warning(
+                "The evaluation of round %d is lost: %s", current, problem
+            )
             metrics = None
         if metrics is not None:
             result.evaluate_metrics_clientapp[current] = metrics

@@ -8,17 +8,21 @@ import pytest
 import torch
 
 from experiments.asr import central
-from experiments.asr.central import rate_factor, train_centrally
+from experiments.asr.central import train_centrally
+from experiments.asr.recipes import RECIPES, Recipe, ramp
+from experiments.asr.seed_models import save_model
 from experiments.asr.task import task
+from fedopt.weights import initial_model
+from privacy.errors import SettingsError
 
 
 def test_the_rate_rises_stays_and_falls() -> None:
-    factors = [rate_factor(step, 400) for step in range(1, 401)]
+    factors = [ramp(step, 400) for step in range(1, 401)]
     assert factors[0] == 0.01
     assert factors[99] == factors[199] == 1.0
     assert factors[300] == pytest.approx(0.5)
     assert factors[-1] == pytest.approx(2 / 400)
-    assert rate_factor(1, 1) == 1.0
+    assert ramp(1, 1) == 1.0
 
 
 def test_seconds_of_training_are_enough_to_read_unseen_synthetic_speakers(
@@ -34,10 +38,10 @@ def test_seconds_of_training_are_enough_to_read_unseen_synthetic_speakers(
         metrics = train_centrally(
             speech,
             steps=160,
-            learning_rate=3e-3,
+            recipe=Recipe(learning_rate=3e-3),
             report_every=80,
             report=lambda step, loss, now: seen.append((step, now["wer"])),
-        )
+        ).metrics
     finally:
         torch.set_num_threads(threads)
     assert [step for step, _ in seen] == [80, 160]
@@ -48,7 +52,7 @@ def test_seconds_of_training_are_enough_to_read_unseen_synthetic_speakers(
 def test_the_same_seed_trains_the_same_model(tmp_path: Path) -> None:
     speech = task(speakers=2, held_out_speakers=1, cache_dir=tmp_path, progress=False)
     first, again, other = (
-        train_centrally(speech, steps=3, seed=seed)["loss"] for seed in (1, 1, 2)
+        train_centrally(speech, steps=3, seed=seed).metrics["loss"] for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other
@@ -66,6 +70,89 @@ def test_the_command_line_prints_the_result_and_refuses_bad_settings(
     monkeypatch.setattr(central, "task", lambda **options: task(**{**options, **small}))
     assert central.main(["--steps", "2", "--report-every", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert central.main(["--option", "colour=red", "--option", "model"]) == 2
+    assert capsys.readouterr().err.count("option must be NAME=VALUE") == 2
     assert len(lines) == 2
     assert lines[1].startswith("step 2 ")
     assert "WER" in lines[1]
+
+
+# Origin: published central configurations (arXiv 2310.00098 and its code).
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("ls", {1: 0.5, 250_000: 0.5, 300_000: 0.25, 350_000: 0.125}),
+        ("ls-100", {330_000: 0.5, 330_001: 0.25, 380_000: 0.25, 380_001: 0.125}),
+        ("ls-100-to-cv", {40_000: 0.5, 40_001: 0.25, 90_001: 0.125}),
+        ("cv-en-10", {100_000: 0.5, 125_000: 0.25}),
+        ("cv-de", {1: 0.2, 150_000: 0.2, 150_001: 0.1}),
+    ],
+)
+def test_the_published_rates_fall_as_published(name: str, rates: dict[int, float]) -> None:
+    recipe = RECIPES[name]
+    factor = recipe.rate_factor(600_000)
+    for step, rate in rates.items():
+        assert recipe.learning_rate * factor(step) == pytest.approx(rate)
+    assert recipe.optimizer == "fedlars"
+    assert recipe.hyperparameters() == {
+        "momentum": 0.9,
+        "trust_coefficient": 0.001,
+        "weight_decay": 0.0,
+    }
+
+
+def test_a_lars_step_has_the_published_length(tmp_path: Path) -> None:
+    speech = task(speakers=2, held_out_speakers=1, cache_dir=tmp_path, progress=False)
+    before = dict(initial_model(speech.model, 0, None).named_parameters())
+    trained = train_centrally(speech, steps=1, recipe=RECIPES["ls-100"])
+    for name, after in trained.model.named_parameters():
+        start = before[name].detach().norm().item()
+        moved = (after.detach() - before[name].detach()).norm().item()
+        if start > 0:  # a layer at zero takes ratio 1
+            assert moved == pytest.approx(0.5 * 0.001 * start, rel=1e-3), name
+
+
+def test_a_seed_model_starts_a_private_run_and_a_wrong_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    seed = tmp_path / "seed.safetensors"
+    sizes = ["speakers=2", "held_out_speakers=1", "progress=false"]
+    options = [word for size in sizes for word in ("--option", size)]
+    assert central.main(["--steps", "2", "--output", str(seed), *options]) == 0
+    speech = task(speakers=2, held_out_speakers=1, progress=False)
+    loaded = initial_model(speech.model, 5, str(seed))
+    trained = train_centrally(speech, steps=2).model
+    state = trained.state_dict()
+    # The command trains with batches of 8, the call with the task's 2, so only shapes agree.
+    assert {name: value.shape for name, value in loaded.state_dict().items()} == {
+        name: value.shape for name, value in state.items()
+    }
+    again = train_centrally(speech, steps=1, init_from=seed, recipe=Recipe(1e-12)).model
+    for name, value in again.state_dict().items():
+        torch.testing.assert_close(value, loaded.state_dict()[name], atol=1e-9, rtol=0)
+    larger = task(speakers=2, held_out_speakers=1, progress=False, language="de")
+    with pytest.raises(SettingsError, match=r"head\.bias, head\.weight"):
+        initial_model(larger.model, 5, str(seed))
+
+
+def test_the_head_is_made_anew_on_request_only_and_the_body_is_loaded_strictly(
+    tmp_path: Path,
+) -> None:
+    sizes = {"speakers": 1, "held_out_speakers": 1, "progress": False, "cache_dir": tmp_path}
+    torch.manual_seed(1)
+    english = task(**sizes).model()
+    seed = tmp_path / "seed.safetensors"
+    save_model(english, seed, {"steps": "0"})
+    german = task(**sizes, language="de", body_from=seed).model()
+    for name, value in german.state_dict().items():
+        own = english.state_dict()[name]
+        assert name.startswith("head.") or torch.equal(value, own), name
+    assert german.state_dict()["head.weight"].shape[0] == 34
+    with pytest.raises(SettingsError, match=r"outside the head; .*blocks\.0"):
+        task(**sizes, model="small", body_from=seed).model()
+    seed.write_bytes(b"nothing")
+    with pytest.raises(SettingsError, match=r"body_from 'seed\.safetensors' must be safetensors"):
+        task(**sizes, body_from=seed).model()
+    with pytest.raises(SettingsError, match="body_from must be an existing file"):
+        task(**sizes, body_from=tmp_path / "no")

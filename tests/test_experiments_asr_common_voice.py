@@ -114,7 +114,7 @@ def test_what_cannot_be_used_is_named_counted_and_left_out(
         "damaged line": 2,
     }
     assert {reason: corpus.notes[reason] for reason in wanted} == wanted
-    for named in ("nobody.mp3", "e1.mp3", "e2.mp3", "e3.mp3", "e4.mp3", "outside.mp3", "line 10"):
+    for named in ("nobody.mp3", "e1.mp3", "e2.mp3", "e3.mp3", "e4.mp3", "outside.mp3", "line 11"):
         assert named in caplog.text
 
 

@@ -145,6 +145,69 @@ def test_features_are_kept_up_to_the_limit(root: Path) -> None:
     np.testing.assert_array_equal(again, once)
 
 
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_reading_ahead_changes_nothing_but_the_time(root: Path, threads: int) -> None:
+    for number in range(5):
+        add(root, "train-clean-100", "60", "MORE", sound=_tone(0.2 + number / 10))
+    add(root, "train-clean-100", "61", "SILENT", sound=np.zeros(0))
+    corpus = librispeech_corpus(root, Tokens())
+    items = corpus.utterances
+    groups = [items[:2], items[2:5], [], items[5:]]
+    plain = FeatureBank(corpus)
+    ahead = list(FeatureBank(corpus).read_ahead(groups, threads))
+    assert [len(group) for group in ahead] == [len(group) for group in groups]
+    for group, read in zip(groups, ahead, strict=True):
+        for item, features in zip(group, read, strict=True):
+            expected = plain.features(item)
+            assert (features is None) == (expected is None)
+            if features is not None:
+                np.testing.assert_array_equal(features, expected)
+
+
+def test_only_the_named_subsets_are_used(root: Path) -> None:
+    add(root, "train-other-500", "70", "OTHER")
+    add(root, "dev-other", "71", "OTHER")
+    names = ("train-other-500", "dev-clean")
+    corpus = librispeech_corpus(root, Tokens(), subsets=names)
+    assert {item.speaker for item in corpus.utterances} == {"70", "84"}
+    with pytest.raises(SettingsError, match="train-960 which are not"):
+        librispeech_corpus(root, Tokens(), subsets=("train-960", "dev-clean"))
+    with pytest.raises(SettingsError, match=r"named train-\.\.\."):
+        librispeech_corpus(root, Tokens(), subsets=("dev-clean",))
+
+
+def test_the_index_is_built_once_and_again_when_a_file_comes_or_goes(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path_factory.mktemp("cache")
+    broken = add(root, "train-clean-100", "80", "BROKEN")
+    broken.write_bytes(b"this is no audio")
+    first = librispeech_corpus(root, Tokens(), cache_dir=cache)
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.asr.librispeech._build", lambda *given: pytest.fail("built"))
+        again = librispeech_corpus(root, Tokens(), cache_dir=cache)
+    assert again.utterances == first.utterances
+    assert again.notes["unreadable audio"] == 1
+    broken.unlink()
+    changed = librispeech_corpus(root, Tokens(), cache_dir=cache)
+    assert changed.notes["missing audio"] == 1
+    assert librispeech_corpus(root, Tokens(transliterate=True), cache_dir=cache).utterances
+
+
+def test_a_cache_that_cannot_be_written_is_a_settings_error(root: Path, tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    with pytest.raises(SettingsError, match="cache_dir must be a folder"):
+        librispeech_corpus(root, Tokens(), cache_dir=in_the_way / "below")
+
+
+def test_a_transcript_outside_a_speakers_folder_is_left_out(root: Path) -> None:
+    (root / "dev-clean" / "loose.trans.txt").write_text("loose-1 WHO SAID THIS\n")
+    corpus = librispeech_corpus(root, Tokens())
+    assert corpus.notes["no speaker id"] == 1
+    assert len(corpus.utterances) == 3
+
+
 @pytest.mark.parametrize("given", [None, "/no/such/folder"])
 def test_a_missing_folder_is_a_settings_error(given: str | None) -> None:
     with pytest.raises(SettingsError, match="data_root must be"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from experiments.asr.flops import forward_flops
 from experiments.asr.layers import (
     Block,
     ConvolutionPositions,
@@ -290,6 +292,105 @@ def test_attention_is_dropped_out_only_where_asked(attention_dropout: bool) -> N
     assert torch.equal(first, second) != attention_dropout
 
 
+@pytest.mark.parametrize(
+    ("changes", "kind", "first"),
+    [
+        (ModelChanges(), TimePositions, True),
+        (ModelChanges(positions="sinusoidal"), TimePositions, True),
+        (ModelChanges(positions="convolution", norm="post"), ConvolutionPositions, False),
+    ],
+)
+def test_positions_and_norm_are_selectable(
+    changes: ModelChanges, kind: type[nn.Module], first: bool
+) -> None:
+    with torch.device("meta"):
+        model = build_model("shallow", 30, changes)
+    assert isinstance(model, SpeechTransformer)
+    assert isinstance(model.positions, kind)
+    assert {block.norm_first for block in model.blocks} == {first}
+    if isinstance(model.positions, TimePositions):
+        assert model.positions.shift_seconds == (0.0 if changes.positions else 30.0)
+
+
+def _loss_and_gradients(model: nn.Module) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 60, 80, generator=generator)
+    torch.manual_seed(1)
+    logits, _ = model.train()(features, torch.tensor([60, 45]))
+    loss = logits.float().square().mean()
+    return loss, list(torch.autograd.grad(loss, list(model.parameters())))
+
+
+def test_checkpointed_activations_give_the_same_gradients() -> None:
+    settings = replace(SMALL_PAPER, dropout=0.3)
+    plain = SpeechTransformer(settings, 5)
+    saving = SpeechTransformer(replace(settings, checkpoint_activations=True), 5)
+    saving.load_state_dict(plain.state_dict())
+    loss, gradients = _loss_and_gradients(plain)
+    again, others = _loss_and_gradients(saving)
+    assert torch.equal(loss, again)
+    for one, two in zip(gradients, others, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_bfloat16_keeps_weights_in_float32_and_results_close() -> None:
+    torch.manual_seed(0)
+    model = SpeechTransformer(SMALL_PAPER, 5).eval()
+    features, lengths = torch.randn(2, 60, 80), torch.tensor([60, 45])
+    exact = model(features, lengths)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = model(features, lengths)[0]
+    assert rounded.dtype == torch.bfloat16
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    torch.testing.assert_close(rounded.float(), exact, atol=0.1, rtol=0.1)
+    assert not torch.equal(rounded.float(), exact)
+
+
+# torch's translator looks at the .grad of the tensors between blocks and warns about it itself.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_blocks_keep_names_and_results() -> None:
+    model = SpeechTransformer(SMALL_PAPER, 5)
+    loss, gradients = _loss_and_gradients(model)
+    names = list(model.state_dict())
+    compile_blocks(model, backend="eager")
+    again, others = _loss_and_gradients(model)
+    torch.testing.assert_close(again, loss)
+    torch.testing.assert_close(others, gradients)
+    assert list(model.state_dict()) == names
+
+
+# Origin: torch's own flop counter, which counts matrix products, convolutions and attention.
+@pytest.mark.parametrize("settings", [PRESETS["tiny"], SMALL_PAPER])
+def test_the_arithmetic_is_counted_as_torch_counts_it(settings: ModelSettings) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = SpeechTransformer(settings, 30).eval()
+    # Only the plain form of attention is made of products that the counter knows on a CPU.
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.no_grad(),
+        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+    ):
+        model(torch.randn(1, 300, 80), torch.tensor([300]))
+    ours = forward_flops(settings, 30, 100)
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_the_conformer_is_a_model_that_can_be_named() -> None:
+    torch.manual_seed(0)
+    model = build_model("experiments.asr.conformer:small_conformer", 12).eval()
+    assert not any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
+    features = torch.randn(2, 70, 80)
+    logits, steps = model(features, torch.tensor([60, 31]))
+    assert logits.shape == (2, 20, 12)
+    assert steps.tolist() == [20, 10]
+    together = model(features, torch.tensor([66, 66]))[0]
+    alone = model(features[1:], torch.tensor([66]))[0]
+    torch.testing.assert_close(together[1], alone[0], atol=1e-4, rtol=1e-3)
+    with pytest.raises(SettingsError, match="change presets only"):
+        check_model("experiments.asr.conformer:small_conformer", ModelChanges(dropout=0.1))
+
+
 def plain_factory(labels: int) -> nn.Module:
     return nn.Linear(80, labels)
 
@@ -314,6 +415,9 @@ def test_a_name_that_gives_no_module_is_a_settings_error(name: str) -> None:
 
 def test_all_wrong_model_settings_are_reported_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
-        check_model("huge", ModelChanges(dropout=1.0, layer_drop=-0.1))
-    assert len(caught.value.problems) == 3
-    assert "tiny, small, base" in caught.value.problems[2]
+        check_model(
+            "huge",
+            ModelChanges(1.0, -0.1, "circle", "middle", 3),  # type: ignore[arg-type]
+        )
+    assert len(caught.value.problems) == 6
+    assert "tiny, small, base" in caught.value.problems[5]

@@ -14,10 +14,14 @@ import torch
 from clients.task import Task, load_task
 from experiments.asr.batching import Batching, SpeechBatch
 from experiments.asr.corpora import Corpus, UnreadableAudio, Utterance
-from experiments.asr.model import build_model
+from experiments.asr.evaluation import Measured
+from experiments.asr.layers import TimePositions
+from experiments.asr.model import SpeechTransformer, build_model
+from experiments.asr.options import SpeechOptions
 from experiments.asr.speaker import SpeechUser
-from experiments.asr.task import SpeechTask, task
+from experiments.asr.task import SpeechTask, outline, task
 from experiments.asr.tokens import Tokens
+from experiments.asr.word_error_rate import ErrorCounts
 from privacy.errors import SettingsError
 
 SIZES = {"speakers": 4, "utterances": 6, "held_out_speakers": 2, "progress": False}
@@ -258,6 +262,124 @@ def test_what_cannot_be_learned_is_left_out_and_counted() -> None:
     assert facts["corpus: more labels than steps"] == 1
     assert facts["corpus: longer than 30 seconds"] == 1
     assert facts["corpus: unreadable when read"] == 2
+
+
+def test_error_rates_by_speaker_are_percentiles_over_speakers() -> None:
+    counts = {f"s{number}": ErrorCounts(number, 10, 0, 10) for number in range(11)}
+    measured = Measured(0.5, counts, speech_seconds=8.0, padded_seconds=10.0, wall_seconds=2.0)
+    metrics = measured.metrics
+    assert metrics["wer"] == 0.5
+    assert metrics["wer_p50"] == pytest.approx(0.5)
+    assert metrics["wer_p90"] == pytest.approx(0.9)
+    assert measured.real_time_factor == 0.25
+    assert measured.padding_share == pytest.approx(0.2)
+    assert Measured(0.0, {}, 0.0, 0.0, 1.0).metrics["wer_p90"] == 0.0
+
+
+def test_an_evaluation_tells_its_speed_and_padding(speech: SpeechTask) -> None:
+    torch.manual_seed(0)
+    speech.evaluate(speech.model(), "dev")
+    latest = speech.latest
+    assert latest is not None
+    spoken = sum(item.seconds for item in speech.corpus.split("dev"))
+    assert latest.speech_seconds == pytest.approx(spoken, rel=0.02)
+    assert set(latest.by_speaker) == {item.speaker for item in speech.corpus.split("dev")}
+    facts = speech.describe()
+    assert float(facts["real-time factor of evaluation"]) > 0
+    assert 0 <= float(facts["padding share of evaluation"]) < 0.5
+    assert 0 <= float(facts["padding share of batches"]) < 0.5
+
+
+def test_batches_by_seconds_stay_within_the_seconds(cache: Path) -> None:
+    built = task(cache_dir=cache, batch_seconds=4.0, pad_seconds=0.5, **SIZES)
+    user = built.user_data(built.user_ids()[0])
+    batches = list(user.batches(np.random.default_rng(0)))
+    assert sum(len(batch.feature_lengths) for batch in batches) == 6
+    for batch in batches:
+        rows, frames, _ = batch.features.shape
+        assert frames % 50 == 0
+        assert rows * frames <= 400 or rows == 1
+
+
+def test_half_precision_trains_to_nearly_the_same_loss(cache: Path) -> None:
+    exact, half = (
+        task(cache_dir=cache, precision=precision, **SIZES) for precision in ("float32", "bfloat16")
+    )
+    torch.manual_seed(0)
+    model = exact.model()
+    batch = next(iter(exact.all_training_data().batches(np.random.default_rng(0))))
+    one, two = exact.loss(model, batch), half.loss(model, batch)
+    assert one.dtype == two.dtype == torch.float32
+    assert one.item() == pytest.approx(two.item(), rel=0.02)
+    assert one.item() != two.item()
+
+
+def test_model_options_reach_the_model(cache: Path) -> None:
+    changed = {"positions": "sinusoidal", "norm": "post", "checkpoint_activations": True}
+    model = task(cache_dir=cache, **changed, **SIZES).model()
+    assert isinstance(model, SpeechTransformer)
+    assert isinstance(model.positions, TimePositions)
+    assert not any(block.norm_first for block in model.blocks)
+    assert model.checkpoint_activations
+    conformer = task(cache_dir=cache, model="experiments.asr.conformer:small_conformer", **SIZES)
+    torch.manual_seed(0)
+    batch = next(iter(conformer.all_training_data().batches(np.random.default_rng(0))))
+    loss = conformer.loss(conformer.model(), batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert math.isfinite(loss.item())
+
+
+def test_users_can_be_parted_dealt_evenly_and_capped(cache: Path) -> None:
+    options = {"user_part": "fl-50", "iid": True, "most_user_seconds": 5.0}
+    built = task(cache_dir=cache, **options, **SIZES)
+    whole = task(cache_dir=cache, **SIZES)
+    assert set(built.user_ids()) < set(whole.user_ids())
+    assert len(built.user_ids()) == 2
+    for user in built.user_ids():
+        assert sum(item.seconds for item in built.user_data(user).utterances) <= 5.0
+    left_out = built.describe()["corpus: beyond the seconds of a user"]
+    assert built.describe()["training utterances"] == 12 - int(left_out)
+
+
+def test_letters_outside_the_token_set_are_counted(cache: Path) -> None:
+    built = task(cache_dir=cache, characters=" efhinorstuvwx", **SIZES)
+    count = built.describe()["corpus: characters without a label"]
+    said = [item.text for item in built.corpus.utterances]
+    assert count == sum(bool(set(text) - set(" efhinorstuvwx")) for text in said) > 0
+    assert built.model().state_dict()["head.bias"].shape == (15,)
+
+
+def test_the_outline_has_model_and_cost_but_no_users() -> None:
+    built = outline(dataset="common-voice", model="narrow", batch_seconds=120.0)
+    assert list(built.user_ids()) == []
+    with torch.device("meta"):
+        assert sum(p.numel() for p in built.model().parameters()) == 113_910_816
+    hours = built.gpu_hours(2000, 1024, 10, 1)
+    assert hours is not None
+    assert built.gpu_hours(1000, 1024, 10, 1) == pytest.approx(hours / 2)
+    assert built.gpu_hours(2000, 1024, 0, 10) is None
+    foreign = outline(model="experiments.asr.conformer:small_conformer")
+    assert foreign.gpu_hours(1, 1, 1, 1) is None
+
+
+def test_every_wrong_new_option_is_reported_at_once() -> None:
+    wrong = {
+        "batch_seconds": -1.0,
+        "most_padding": 2.0,
+        "pad_seconds": True,
+        "most_user_seconds": "all",
+        "read_threads": -1,
+        "precision": "half",
+        "iid": 1,
+        "subsets": "train-clean-100",
+        "user_part": "some",
+        "language": "xx",
+        "positions": "none",
+    }
+    with pytest.raises(SettingsError) as caught:
+        SpeechOptions(**wrong)  # type: ignore[arg-type]
+    assert len(caught.value.problems) == len(wrong)
+    assert all(any(name in text for text in caught.value.problems) for name in wrong)
 
 
 def test_progress_is_told_to_a_callable_and_shown_as_a_bar_otherwise(

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.asr.tokens import ENGLISH, Tokens, normalise_text, steps_needed
+from experiments.asr.tokens import (
+    ENGLISH,
+    FRENCH,
+    TOKEN_SETS,
+    Tokens,
+    normalise_text,
+    steps_needed,
+    token_characters,
+    transliterate,
+)
+from privacy.errors import SettingsError
 
 
 def test_english_has_thirty_labels_with_the_blank_as_in_the_paper() -> None:
@@ -59,3 +69,45 @@ def test_characters_without_a_label_are_named_once() -> None:
 @pytest.mark.parametrize(("labels", "steps"), [([], 0), ([1], 1), ([1, 2], 2), ([1, 1, 1, 2], 6)])
 def test_equal_neighbours_need_a_step_between_them(labels: list[int], steps: int) -> None:
     assert steps_needed(labels) == steps
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("Stra\u00dfe", "strasse"),
+        ("C\u0153ur, \u00c6ther", "coeur aether"),
+        ("sm\u00f8rrebr\u00f8d \u0142\u00f3d\u017a", "smorrebrod lodz"),
+        ("l\u2019\u00e9t\u00e9 - d\u00e9j\u00e0-vu", "l'ete deja-vu"),
+        ("\u4f60\u597d \u041c\u043e\u0441\u043a\u0432\u0430", ""),
+        ("5 \ufb01nal \u2460", "final"),
+    ],
+)
+def test_letters_become_plain_or_vanish(written: str, expected: str) -> None:
+    assert transliterate(written) == expected
+
+
+@given(st.text(max_size=40))
+def test_transliterated_text_has_english_characters_only_and_stays_as_it_is(text: str) -> None:
+    once = transliterate(text)
+    assert set(once) <= set(ENGLISH)
+    assert transliterate(once) == once
+    assert Tokens(transliterate=True).normalise(text) == once
+
+
+def test_languages_have_their_letters_and_english_ones_first() -> None:
+    assert TOKEN_SETS["fr"] == FRENCH
+    assert all(characters.startswith(ENGLISH) for characters in TOKEN_SETS.values())
+    assert not Tokens(FRENCH).unknown(normalise_text("O\u00f9 est l'\u0153uvre, \u00c7a?"))
+    assert token_characters("fr", None) == FRENCH
+    assert token_characters("xx", " abc") == " abc"
+
+
+@pytest.mark.parametrize("characters", ["abc", " aa", " A", " a.", ""])
+def test_what_is_no_token_set_is_a_settings_error(characters: str) -> None:
+    with pytest.raises(SettingsError, match="characters must"):
+        token_characters("en", characters)
+
+
+def test_a_language_without_a_set_needs_characters() -> None:
+    with pytest.raises(SettingsError, match="language must be one of en, fr, de"):
+        token_characters("xx", None)

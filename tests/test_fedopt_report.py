@@ -173,6 +173,7 @@ def test_other_runs_on_the_ledger_are_named(tmp_path: Path) -> None:
     report = built(write_run(tmp_path / "second", ledger=shared, seed=2))
     assert "ledger-shared" in {warning["code"] for warning in report["warnings"]}
     assert report["accounting"]["rounds_charged"] == 5
+    assert report["setting"]["tuning_runs_charged"] is True
 
 
 def test_infinities_are_written_as_text() -> None:

@@ -291,6 +291,25 @@ def test_a_finer_grid_that_does_not_fit_leaves_the_coarser_answer(monkeypatch):
     assert fine < coarse.epsilon < fine * 1.01
 
 
+@pytest.mark.parametrize("most", [1, 3000])
+def test_a_grid_too_fine_for_dp_accounting_is_taken_over_by_ours(most, monkeypatch):
+    releases = [(AccountingEvent("poisson", 10**6, 1000, 1.0), 500)]
+    theirs = epsilon_spent(releases, 1e-8, "pld")
+    monkeypatch.setattr("privacy.accounting_pld._MOST_POINTS", most)
+    ours = epsilon_spent(releases, 1e-8, "pld")
+    assert (theirs.library[:13], ours.library[:6]) == ("dp-accounting", "fedopt")
+    assert ours.epsilon == pytest.approx(theirs.epsilon, rel=3e-3)
+
+
+def test_a_rare_user_with_next_to_no_noise_is_accounted():
+    # The user is seen outright when drawn: probability 1e-9, which delta covers or does not.
+    event = AccountingEvent("poisson", 10**9, 1, 0.031)
+    assert epsilon_spent([(event, 1)], 2e-9, "pld").epsilon == 0.0
+    small = epsilon_spent([(event, 1)], 1e-10, "pld")
+    assert small.accountant == "pld"
+    assert 100 < small.epsilon <= epsilon_spent([(event, 1)], 1e-10).epsilon
+
+
 def test_pld_above_rdp_is_left_to_rdp_with_a_warning(monkeypatch):
     releases = [(AccountingEvent("poisson", 10**6, 1000, 1.0), 2000)]
     renyi = epsilon_spent(releases, 1e-9)

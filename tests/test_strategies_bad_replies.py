@@ -200,6 +200,11 @@ def test_under_a_plan_metrics_do_not_weigh(row: str) -> None:
     assert trained({5: BAD_METRICS[row][0]}) == trained({})
 
 
+def test_under_a_plan_weights_of_zero_everywhere_do_not_weigh() -> None:
+    nodes = range(2, 2 + NODES)
+    assert trained(dict.fromkeys(nodes, metrics(loss=1.0, num_examples=0))) == trained({})
+
+
 @pytest.mark.parametrize("row", ["missing key", "two array records"])
 def test_under_a_plan_a_reply_that_the_mod_cannot_read_is_zeros_too(row: str) -> None:
     app = adding_app(mods=[per_layer_clip_mod])
@@ -230,12 +235,19 @@ def test_under_a_plan_second_and_uncalled_replies_change_nothing(stranger: int |
     assert float(result.arrays["w"].numpy().mean()) == trained({})
 
 
-def test_under_a_plan_bad_evaluations_cost_the_evaluation_alone(tmp_path: Path) -> None:
-    def broken(reply: Message) -> Message:
-        return metrics(loss=1.0)(reply) if "arrays" not in reply.content else reply
+def bad_evaluation(reply: Message) -> Message | None:
+    return metrics(loss=1.0)(reply) if "arrays" not in reply.content else reply
 
+
+def test_without_a_plan_a_bad_evaluation_raises_flowers_exception() -> None:
+    grid = NodeGrid(adding_app(), 3, {3: bad_evaluation})
+    with pytest.raises(InconsistentMessageReplies, match="MetricRecord"):
+        FedAvg().start(grid, weights(ROWS), num_rounds=1)
+
+
+def test_under_a_plan_a_bad_evaluation_costs_that_evaluation_alone() -> None:
     strategy = FedAvg(privacy=plan(), seed=3)
-    grid = NodeGrid(adding_app(), NODES, {5: broken})
+    grid = NodeGrid(adding_app(), NODES, {5: bad_evaluation})
     result = strategy.start(grid, weights(ROWS), num_rounds=1)
     assert result.evaluate_metrics_clientapp == {}
     assert float(result.arrays["w"].numpy().mean()) == trained({})

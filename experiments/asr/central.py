@@ -1,119 +1,205 @@
-"""Train the speech model in one place, without users or privacy: the reference run.
+"""Train the speech model in one place, without users or privacy: reference runs and seed models.
 
-python -m experiments.asr.central --dataset synthetic --steps 400
+python -m experiments.asr.central --dataset synthetic --steps 400 --output seed.safetensors
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.asr.options import DATASETS
+from experiments.asr.options import DATASETS, SpeechOptions
+from experiments.asr.recipes import OPTIMIZERS, RECIPES, Recipe
 from experiments.asr.task import SpeechTask, task
 from privacy.errors import SettingsError
 
 if TYPE_CHECKING:
+    import torch
+
     from experiments.asr.batching import SpeechBatch
 
 Report = Callable[[int, float, dict[str, float]], None]
 """Is told: steps done, mean training loss since the last report, metrics on the split."""
 
-_WARM_UP_STEPS = 100
 _LARGEST_GRADIENT_NORM = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """Hold a trained model and its last metrics on the development split."""
+
+    model: torch.nn.Module
+    metrics: dict[str, float]
 
 
 def train_centrally(
     speech: SpeechTask,
     *,
     steps: int,
-    learning_rate: float = 2e-3,
+    recipe: Recipe = RECIPES["quick"],
     seed: int = 0,
     report_every: int = 100,
     report: Report = lambda step, loss, metrics: None,
-) -> dict[str, float]:
-    """Train with Adam on all speakers' utterances together; give the last metrics on dev.
+    init_from: Path | None = None,
+    device: str = "cpu",
+) -> Trained:
+    """Train on all speakers' utterances together, gradients clipped to norm 1.
 
-    The rate rises linearly over 100 steps and falls linearly over the last half of the run;
-    gradients are clipped to norm 1. Utterances of different speakers share a batch.
+    Utterances of different speakers share a batch. init_from: first weights, loaded strictly.
+    Raises: SettingsError when the weights do not fit, the recipe's values are out of range, or
+    the corpus yields no batch.
     """
     import torch
 
+    from fedopt.weights import initial_model
+
+    model = initial_model(speech.model, seed, str(init_from) if init_from else None).to(device)
     torch.manual_seed(seed)
-    model = speech.model()
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
-    generator = np.random.default_rng(seed)
-    batches = _endless_batches(speech, generator)
+    optimizer = _optimizer(recipe, model)
+    factor = recipe.rate_factor(steps)
+    batches = _endless_batches(speech, np.random.default_rng(seed))
     losses: list[float] = []
     metrics: dict[str, float] = {}
     for step in range(1, steps + 1):
-        optimizer.param_groups[0]["lr"] = learning_rate * rate_factor(step, steps)
-        optimizer.zero_grad()
-        loss = speech.loss(model, next(batches))
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT_NORM)
-        optimizer.step()
-        losses.append(loss.item())
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate * factor(step)
+        losses.append(_step(speech, model, optimizer, next(batches)))
         if step % report_every == 0 or step == steps:
             metrics = dict(speech.evaluate(model, "dev"))
             report(step, float(np.mean(losses)), metrics)
             losses.clear()
-    return metrics
+    return Trained(model, metrics)
 
 
-def rate_factor(step: int, steps: int) -> float:
-    """Give the share of the learning rate at a step: warm-up, plateau, linear fall to zero."""
-    rise = min(1.0, step / min(_WARM_UP_STEPS, steps))
-    fall = min(1.0, 2.0 * (steps - step + 1) / steps)
-    return min(rise, fall)
+def _optimizer(recipe: Recipe, model: torch.nn.Module) -> torch.optim.Optimizer:
+    import torch
+
+    from clients.local_training import trainable
+    from strategies.optimizers import build_optimizer
+
+    named = trainable(model)
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(named.values(), lr=recipe.learning_rate)
+    return build_optimizer(
+        recipe.optimizer, named.items(), lr=recipe.learning_rate, **recipe.hyperparameters()
+    )
+
+
+def _step(
+    speech: SpeechTask,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: SpeechBatch,
+) -> float:
+    """Take one step; a block that layer drop left out keeps a gradient of zero."""
+    import torch
+
+    device = next(model.parameters()).device
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    loss = speech.loss(model.train(), speech.move(batch, device))
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT_NORM)
+    optimizer.step()
+    return loss.item()
 
 
 def _endless_batches(speech: SpeechTask, generator: np.random.Generator) -> Iterator[SpeechBatch]:
     everyone = speech.all_training_data()
     while True:
-        yield from everyone.batches(generator)
+        empty = True
+        for batch in everyone.batches(generator):
+            empty = False
+            yield batch
+        if empty:
+            raise SettingsError(
+                "the corpus must hold training speech that can be read, got none; see the warnings"
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; give the exit code: 0 finished, 2 bad settings."""
     given = _parser().parse_args(arguments)
     try:
-        speech = task(
-            dataset=given.dataset,
-            data_root=given.data_root,
-            model=given.model,
-            batch_size=given.batch_size,
-            dropout=given.dropout,
-            spec_augment=given.spec_augment,
-            speed=given.speed,
-            tract=given.tract,
-        )
+        recipe = _recipe(given)
+        _run(given, recipe)
     except SettingsError as problem:
         sys.stderr.write(f"{problem}\n")
         return problem.exit_code
+    return 0
+
+
+def _recipe(given: argparse.Namespace) -> Recipe:
+    changes = {
+        name: getattr(given, name)
+        for name in ("learning_rate", "optimizer")
+        if getattr(given, name) is not None
+    }
+    return dataclasses.replace(RECIPES[given.recipe], **changes)
+
+
+def _run(given: argparse.Namespace, recipe: Recipe) -> None:
+    speech = task(**_options(given, recipe))
     start = time.process_time()
 
     def report(step: int, loss: float, metrics: dict[str, float]) -> None:
-        seconds = time.process_time() - start
+        factor = speech.latest.real_time_factor if speech.latest else 0.0
         sys.stdout.write(
             f"step {step}  training loss {loss:.3f}  dev loss {metrics['loss']:.3f}  "
-            f"WER {metrics['wer']:.3f}  CER {metrics['cer']:.3f}  CPU seconds {seconds:.0f}\n"
+            f"WER {metrics['wer']:.3f}  CER {metrics['cer']:.3f}  "
+            f"real-time factor {factor:.4f}  CPU seconds {time.process_time() - start:.0f}\n"
         )
         sys.stdout.flush()
 
-    train_centrally(
+    trained = train_centrally(
         speech,
         steps=given.steps,
-        learning_rate=given.learning_rate,
+        recipe=recipe,
         seed=given.seed,
         report_every=given.report_every,
         report=report,
+        init_from=Path(given.init_from) if given.init_from else None,
+        device=given.device,
     )
-    return 0
+    if given.output:
+        from experiments.asr.seed_models import save_model
+
+        about = {"recipe": given.recipe, "steps": str(given.steps), "model": given.model}
+        about |= {"characters": speech.tokens.characters, "seed": str(given.seed)}
+        save_model(trained.model, Path(given.output), about)
+
+
+def _options(given: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+    """Collect the task's options: the recipe's, then flags, then --option."""
+    options: dict[str, Any] = {
+        name: getattr(recipe, name)
+        for name in ("batch_seconds", "dropout", "layer_drop")
+        if getattr(recipe, name)
+    }
+    flags = ["dataset", "data_root", "model", "batch_size", "dropout", "spec_augment"]
+    flags += ["speed", "tract"]
+    options |= {name: getattr(given, name) for name in flags if getattr(given, name) is not None}
+    known = {field.name for field in dataclasses.fields(SpeechOptions)}
+    problems = []
+    for text in given.option:
+        name, equals, value = text.partition("=")
+        if not equals or name.replace("-", "_") not in known:
+            problems.append(f"option must be NAME=VALUE of the speech task, got {text!r}")
+            continue
+        try:
+            options[name.replace("-", "_")] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            options[name.replace("-", "_")] = value
+    if problems:
+        raise SettingsError(problems)
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,13 +207,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", choices=DATASETS, default="synthetic")
     parser.add_argument("--data-root")
     parser.add_argument("--model", default="tiny")
+    parser.add_argument("--recipe", choices=RECIPES, default="quick")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, help="in place of the recipe's")
+    parser.add_argument("--learning-rate", type=float, help="in place of the recipe's")
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--dropout", type=float)
     parser.add_argument("--spec-augment", default="none")
     parser.add_argument("--speed", type=float, default=0.0)
     parser.add_argument("--tract", type=float, default=0.0)
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="of the speech task"
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--init-from", help="safetensors file with the first weights")
+    parser.add_argument("--output", help="safetensors file for --init-from of fedopt run")
     parser.add_argument("--report-every", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     return parser

@@ -1,0 +1,94 @@
+"""Hold the published recipes of central training: LARS, its rate and how the rate decays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+OPTIMIZERS = ("adam", "fedlars", "fedlamb")
+"""What central training offers; the latter two are the server optimizers of those names."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Say how the weights move over the steps of a central training.
+
+    optimizer: "adam" (rate rises over 100 steps and falls over the last half), or one of
+    `OPTIMIZERS` at a rate that is kept up to step `start`, then multiplied by `factor` for every
+    `every` steps: all along ("exponential"), at once ("step"), or never ("constant").
+    batch_seconds, dropout, layer_drop: what the publication sets beside; 0 and None: not set.
+    Reference: arXiv 2310.00098, appendix on central training, and its published code.
+    """
+
+    learning_rate: float = 2e-3
+    optimizer: str = "adam"
+    decay: Literal["constant", "exponential", "step"] = "constant"
+    start: int = 0
+    every: int = 50_000
+    factor: float = 0.5
+    batch_seconds: float = 0.0
+    dropout: float | None = None
+    layer_drop: float | None = None
+
+    def rate_factor(self, rounds: int) -> Callable[[int], float]:
+        """Give the factor on the rate by step, counted from 1, of a training of `rounds` steps."""
+        from strategies.schedules import build_schedule
+
+        if self.optimizer == "adam":
+            return lambda step: ramp(step, rounds)
+        if self.decay == "constant":
+            return lambda step: 1.0
+        if self.decay == "exponential":
+            return build_schedule(
+                "exponential",
+                rounds=rounds,
+                start=self.start,
+                transition=self.every,
+                factor=self.factor,
+            )
+        stairs = build_schedule("step", rounds=rounds, every=self.every, factor=self.factor)
+        # The first fall is at `start`; the schedule's own is after `every` steps.
+        return lambda step: stairs(step - self.start + self.every)
+
+    def hyperparameters(self) -> dict[str, float]:
+        """Give the further settings of the optimizer."""
+        if self.optimizer == "fedlars":
+            return {"momentum": 0.9, "trust_coefficient": 0.001, "weight_decay": 0.0}
+        return {}
+
+
+def ramp(step: int, steps: int) -> float:
+    """Give the share of the rate at a step: warm-up, plateau, linear fall to zero."""
+    rise = min(1.0, step / min(100, steps))
+    fall = min(1.0, 2.0 * (steps - step + 1) / steps)
+    return min(rise, fall)
+
+
+def _lars(start: int, rate: float = 0.5, decay: Literal["exponential", "step"] = "step") -> Recipe:
+    return Recipe(rate, "fedlars", decay, start, batch_seconds=240.0)
+
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "quick": Recipe(),
+        "ls": _lars(250_000, decay="exponential"),
+        "ls-100": _lars(330_000),
+        "cv-en": _lars(330_000),
+        "ls-100-to-860": _lars(150_000),
+        "ls-to-cv": _lars(150_000),
+        "ls-100-to-cv": _lars(40_000),
+        "cv-to-ls": _lars(250_000, decay="exponential"),
+        "cv-en-to-ls": _lars(100_000),
+        "cv-en-10": Recipe(0.5, "fedlars", "exponential", 100_000, 25_000, 0.5, 216.0, 0.4, 0.4),
+        "cv-en-10-to-90": _lars(150_000, rate=0.2),
+        "cv-de": _lars(150_000, rate=0.2),
+        "cv-fr": _lars(200_000),
+    }
+)
+"""By name of the published configuration; "quick" is ours, for small models in minutes.
+
+A rate that is "halved" falls in steps of 50,000. Published batches are those seconds on each of 8
+GPUs for 300,000 to 600,000 steps; here one device takes them.
+"""
