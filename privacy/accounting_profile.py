@@ -18,7 +18,7 @@ from privacy.event import AccountingEvent
 
 LARGEST_EPSILON = 200.0
 """Above it a grid of losses takes minutes, and the curve would say nothing to anybody."""
-_POINTS, _MOST_POINTS = 41, 50_000
+_POINTS, _MOST_POINTS, _MOST_GRIDS = 41, 50_000, 3
 _RATES = (0.001, 0.002, 0.005, 0.01, 0.02, *(step / 40 for step in range(2, 39)), 0.98, 0.99, 0.999)
 
 
@@ -132,12 +132,11 @@ def _composed(merged: Releases, delta: float, guess: float | None) -> tuple[Any,
     epsilon = guess or epsilon_spent(uncapped, delta, "rdp").epsilon
     if epsilon > LARGEST_EPSILON:
         return None
-    for _ in range(3):
-        before = epsilon
+    before, grids = math.inf, 0
+    while epsilon < before / 3 and grids < _MOST_GRIDS:
+        before, grids = epsilon, grids + 1
         accountant = _accountant(merged, _interval(merged, before))
         epsilon = max(float(accountant.get_epsilon(delta)), 0.0)
-        if epsilon > before / 3:
-            break
     return accountant, epsilon
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.asr.flops import forward_flops
 from experiments.asr.layers import (
     Block,
     ConvolutionPositions,
@@ -357,38 +356,6 @@ def test_compiled_blocks_keep_names_and_results() -> None:
     torch.testing.assert_close(again, loss)
     torch.testing.assert_close(others, gradients)
     assert list(model.state_dict()) == names
-
-
-# Origin: torch's own flop counter, which counts matrix products, convolutions and attention.
-@pytest.mark.parametrize("settings", [PRESETS["tiny"], SMALL_PAPER])
-def test_the_arithmetic_is_counted_as_torch_counts_it(settings: ModelSettings) -> None:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    model = SpeechTransformer(settings, 30).eval()
-    # Only the plain form of attention is made of products that the counter knows on a CPU.
-    with (
-        FlopCounterMode(display=False) as counter,
-        torch.no_grad(),
-        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
-    ):
-        model(torch.randn(1, 300, 80), torch.tensor([300]))
-    ours = forward_flops(settings, 30, 100)
-    assert ours == pytest.approx(counter.get_total_flops(), rel=0.01)
-
-
-def test_the_conformer_is_a_model_that_can_be_named() -> None:
-    torch.manual_seed(0)
-    model = build_model("experiments.asr.conformer:small_conformer", 12).eval()
-    assert not any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
-    features = torch.randn(2, 70, 80)
-    logits, steps = model(features, torch.tensor([60, 31]))
-    assert logits.shape == (2, 20, 12)
-    assert steps.tolist() == [20, 10]
-    together = model(features, torch.tensor([66, 66]))[0]
-    alone = model(features[1:], torch.tensor([66]))[0]
-    torch.testing.assert_close(together[1], alone[0], atol=1e-4, rtol=1e-3)
-    with pytest.raises(SettingsError, match="change presets only"):
-        check_model("experiments.asr.conformer:small_conformer", ModelChanges(dropout=0.1))
 
 
 def plain_factory(labels: int) -> nn.Module:

@@ -111,3 +111,12 @@ def test_what_is_no_token_set_is_a_settings_error(characters: str) -> None:
 def test_a_language_without_a_set_needs_characters() -> None:
     with pytest.raises(SettingsError, match="language must be one of en, fr, de"):
         token_characters("xx", None)
+
+
+def test_plain_text_follows_the_same_rule_as_any_other() -> None:
+    plain = "".join(map(chr, range(128)))
+    # A letter outside ASCII leads to the general rule; it stands apart and is cut off again.
+    assert normalise_text(plain) == normalise_text(f"{plain} \u00e9").removesuffix(" \u00e9")
+    assert (
+        normalise_text(plain) == "0123456789 abcdefghijklmnopqrstuvwxyz abcdefghijklmnopqrstuvwxyz"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.metadata import version
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,13 @@ from hypothesis import strategies as some
 from scipy.special import ndtr, ndtri
 
 from privacy.accounting import epsilon_spent
-from privacy.accounting_profile import Profile, privacy_profile, quick_epsilon, trade_off
+from privacy.accounting_profile import (
+    Profile,
+    library_version,
+    privacy_profile,
+    quick_epsilon,
+    trade_off,
+)
 from privacy.event import AccountingEvent
 from privacy.gaussian import gaussian_delta, gaussian_epsilon
 
@@ -46,6 +53,25 @@ def test_a_wrong_guess_changes_the_grid_and_not_the_answer() -> None:
     assert right is not None
     assert quick_epsilon(POISSON, 1e-7, guess=30 * right) == pytest.approx(right, rel=0.01)
     assert quick_epsilon(POISSON, 1e-7, guess=right / 10) == pytest.approx(right, rel=0.01)
+
+
+def test_a_guess_a_thousand_times_too_large_is_refined() -> None:
+    releases = [(AccountingEvent("poisson", 1_000_000, 1, 0.5), 1)]
+    exact = epsilon_spent(releases, 1e-9, "pld").epsilon
+    quick = quick_epsilon(releases, 1e-9, guess=199.0)
+    assert quick is not None
+    assert 0.99 * exact <= quick < 199.0 / 1000
+
+
+def test_a_release_that_nobody_notices_has_epsilon_zero_and_no_curve() -> None:
+    releases = [(AccountingEvent("poisson", 10**9, 1, 5.0), 1)]
+    quick = quick_epsilon(releases, 1e-7)
+    assert quick == 0.0
+    assert privacy_profile(releases, 1e-7) is None
+
+
+def test_a_library_is_named_with_its_version() -> None:
+    assert library_version("dp-accounting") == f"dp-accounting {version('dp-accounting')}"
 
 
 @pytest.mark.parametrize(

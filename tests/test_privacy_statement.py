@@ -313,6 +313,22 @@ def test_metrics_and_tuning_are_never_covered() -> None:
     assert lines[-1] == "the data of the seed model"
 
 
+@pytest.mark.parametrize(
+    ("value", "printed"),
+    [
+        (math.inf, "infinity"),
+        (0.0, "0"),
+        (-0.1, "0"),
+        (7.2201, "7.23"),
+        (7.22, "7.22"),
+        (0.00123, "0.0013"),
+        (9030497.8107, "9,030,497.82"),
+    ],
+)
+def test_numbers_are_rounded_up_and_never_more_than_needed(value: float, printed: str) -> None:
+    assert round_up(value) == printed
+
+
 @given(some.floats(1e-12, 1e9))
 def test_a_printed_epsilon_is_never_below_the_number(value: float) -> None:
     printed = float(round_up(value).replace(",", ""))
