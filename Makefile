@@ -11,7 +11,7 @@ run: $(VENV)/installed-all
 	$(BIN)/fedopt run $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
 
 test: lint types
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/pytest -m slow
