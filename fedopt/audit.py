@@ -24,7 +24,7 @@ from privacy.errors import SettingsError
 if TYPE_CHECKING:
     import torch
 
-    from fedopt.simulation import Run
+    from fedopt.run import Run
     from strategies.round_record import RoundRecord
 
 SCHEMA_VERSION = 1

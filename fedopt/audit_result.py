@@ -158,7 +158,7 @@ def audit_of_run(folder: Path) -> dict[str, Any] | None:
 
 def keep_result(folder: Path) -> None:
     """Write the result of an audited run beside its scores; nothing where there is none."""
-    from fedopt.report import plain
+    from fedopt.report_json import plain
 
     found = audit_of_run(folder)
     if found is not None:

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Show the audit; returns 1 where a bound exceeds what the accountant says, else 0."""
     from fedopt.audit_result import audit_of_run
-    from fedopt.report import plain
+    from fedopt.report_json import plain
 
     folder = Path(arguments.run)
     audit = audit_of_run(folder)

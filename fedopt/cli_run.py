@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedopt import config, run_directory
-from fedopt.cli import COMMANDS, Parser, parse_all
+from fedopt.cli_parser import COMMANDS, Parser, parse_all
 from privacy.errors import BudgetExhausted, SettingsError
 
 if TYPE_CHECKING:
-    from fedopt.simulation import Result
+    from fedopt.run import Result
 
 Tables = dict[str, dict[str, Any]]
 
@@ -308,7 +308,7 @@ def summary(result: Result) -> str:
 
 def summary_json(result: Result) -> str:
     """Give the last event of --json."""
-    from fedopt.report import plain
+    from fedopt.report_json import plain
 
     report = result.report
     return json.dumps(

@@ -91,8 +91,8 @@ def train_cohort(message: Message, context: Context) -> Message:
 @functools.lru_cache(maxsize=1)
 def resident_worker(run_config: tuple[tuple[str, str | int | float | bool], ...]) -> Worker:
     """Build this process's worker once; Flower enters the app anew for each message."""
+    from fedopt.flower_settings import flower_settings
     from fedopt.planning import task_options
-    from fedopt.server_app import flower_settings
 
     values = {key: value for key, value in run_config if key != "output"}
     settings = flower_settings(values)

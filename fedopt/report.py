@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from fedopt.audit_result import audit_group
 from fedopt.report_accounting import accounting_group, quoted, quoted_as_run, stated
 from fedopt.report_curves import build_curves
 from fedopt.report_facts import RunFacts, read_run
+from fedopt.report_json import plain, to_json
 from fedopt.report_warnings import all_warnings
 from privacy.accounting import PrivacySpent
 from privacy.assumptions import assumptions, extrapolates
@@ -48,22 +48,6 @@ def write_files(folder: Path, report: Mapping[str, Any]) -> None:
     page = html_page(report)
     if page is not None:
         run_directory.write_text(folder / run_directory.REPORT_HTML, page)
-
-
-def to_json(report: Mapping[str, Any]) -> str:
-    """Write a report as JSON, numbers unrounded, infinities as the text "inf"."""
-    return json.dumps(plain(report), indent=2, allow_nan=False) + "\n"
-
-
-def plain(value: Any) -> Any:
-    """Turn nested values into what JSON can hold."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "inf" if value > 0 else "-inf" if value < 0 else "nan"
-    return value
 
 
 def build_report(facts: RunFacts) -> dict[str, Any]:

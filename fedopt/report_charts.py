@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fedopt.report_figure import (
     BLUE,
@@ -18,12 +16,12 @@ from fedopt.report_figure import (
     spreads,
     whole_ticks,
 )
+from fedopt.report_numbers import Report, finite, number
 from privacy.statement import round_up
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Report = Mapping[str, Any]
 LOOKS = {"rdp": (BLUE, "o"), "pld": (GREEN, "s"), "exact": (PURPLE, "^")}
 
 
@@ -46,20 +44,6 @@ def all_charts(report: Report) -> list[Chart]:
     )
     drawn = [build(report) for build in builders]
     return [chart for chart in drawn if chart is not None]
-
-
-def number(value: Any) -> float:
-    """Read a number of the JSON; "inf" and nothing at all are infinite."""
-    return math.inf if value is None else float(value)
-
-
-def finite(
-    rows: Sequence[Mapping[str, Any]], across: str, up: str
-) -> tuple[list[float], list[float]]:
-    """Pick two columns of rows, leaving out what no axis can show."""
-    pairs = [(number(row[across]), number(row[up])) for row in rows]
-    kept = [pair for pair in pairs if math.isfinite(pair[0]) and math.isfinite(pair[1])]
-    return [pair[0] for pair in kept], [pair[1] for pair in kept]
 
 
 def epsilon_by_round(report: Report) -> Chart | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from fedopt.report_charts import Report, finite, number
 from fedopt.report_figure import (
     BLUE,
     GREEN,
@@ -19,6 +18,7 @@ from fedopt.report_figure import (
     spreads,
     whole_ticks,
 )
+from fedopt.report_numbers import Report, finite, number
 from privacy.statement import round_up
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ def html_page(report: Mapping[str, Any]) -> str | None:
     """
     if missing_packages():
         return None
-    from fedopt.report import to_json
     from fedopt.report_charts import all_charts
+    from fedopt.report_json import to_json
 
     read: dict[str, Any] = json.loads(to_json(report))
     missing = [item for item in read["assumptions"] if item["state"] == "not enforced"]

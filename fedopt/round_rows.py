@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from flwr.app import ArrayRecord
 
     from clients.task import Task
-    from fedopt.simulation import Run
+    from fedopt.run import Run
 
 Row = dict[str, Any]
 

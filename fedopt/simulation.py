@@ -6,7 +6,6 @@ import contextlib
 import functools
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,57 +29,17 @@ from fedopt.planning import (
     task_options,
 )
 from fedopt.round_rows import after_round, announcement
+from fedopt.run import Callback, Result, Run
 from fedopt.run_log import RunLog
 from fedopt.weights import initial_model, weights_of_model
 from privacy.errors import BudgetExhausted, SettingsError
-from privacy.plan import PrivacyPlan
 from privacy.seeds import Streams
 
 if TYPE_CHECKING:
-    import torch
     from flwr.serverapp import Grid
 
     from clients.task import Task
     from fedopt.local_grid import WorkerGrid
-    from strategies.round_record import RoundRecord
-
-Row = dict[str, Any]
-Callback = Callable[[Row], None]
-
-
-@dataclass(frozen=True)
-class Result:
-    """Hold what a run made: the trained model, its rows per round, the report, the directory."""
-
-    model: torch.nn.Module
-    history: list[Row]
-    report: dict[str, Any]
-    path: Path
-
-
-@dataclass
-class Run:
-    """Hold the parts of one run while it goes."""
-
-    settings: Settings
-    plan: PrivacyPlan
-    task: Task
-    build_task: Callable[[], Task]
-    folder: Path
-    run_id: str
-    digest: str
-    callbacks: Sequence[Callback]
-    verbose: bool
-    model: torch.nn.Module
-    log: RunLog
-    history: list[Row] = field(default_factory=list)
-    latest: RoundRecord | None = None
-
-    @property
-    def streams(self) -> Streams:
-        """Open the streams of the run."""
-        secure = self.settings.privacy.randomness == "secure"
-        return Streams(self.settings.run.seed, self.digest, secure)
 
 
 def simulate(
@@ -312,7 +271,7 @@ def build_grid(run: Run) -> WorkerGrid:
 def _train(run: Run, grid: Grid) -> None:
     from clients.local_training import trainable
     from clients.protocol import weights_record
-    from fedopt.server_app import build_strategy
+    from fedopt.run_strategy import build_strategy
 
     strategy = build_strategy(run)
     arrays = {name: p.detach().numpy() for name, p in trainable(run.model).items()}

@@ -198,6 +198,12 @@ def _check(
         for name, tensor in update.items()
         if not tensor.dtype.is_floating_point
     ]
+    # float16 is denormal below 6e-5, where rounding may lift a norm by more than any margin.
+    problems += [
+        f"layer {name!r} must be float32, float64 or bfloat16, got float16; convert it to float32"
+        for name, tensor in update.items()
+        if str(tensor.dtype) == "torch.float16"
+    ]
     if bounds is not None:
         problems += _check_bounds(update, clip_norm, clipping, bounds)
     if problems:

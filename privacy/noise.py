@@ -1,9 +1,10 @@
 """Sum clipped updates exactly and hide each user in Gaussian noise.
 
 Sums are kept as 64-bit integers on a fixed grid, whose spacing is the largest power of two not
-above C 2**-40 (coarser only for cohorts beyond about 10^6). A user's update is rounded toward zero (its norm can only fall), noise to the
-nearest grid point. Integer addition has no order, so the sum has the same bytes whatever worker
-added what when, and one user moves it by at most C, rounding included.
+above C 2**-40 (coarser only for cohorts beyond about 10^6). A user's update is rounded toward
+zero (its norm can only fall), noise to the nearest grid point. Integer addition has no order, so
+the sum has the same bytes whatever worker added what when, and one user moves it by at most C,
+rounding included.
 """
 
 from __future__ import annotations

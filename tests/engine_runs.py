@@ -14,7 +14,7 @@ from unittest import mock
 from fedopt.config import Settings, build_settings
 
 if TYPE_CHECKING:
-    from fedopt.simulation import Result
+    from fedopt.run import Result
 
 TIMES = {"seconds", "seconds_by_phase", "peak_memory_megabytes"}
 

@@ -366,3 +366,8 @@ def test_a_hundred_million_elements_keep_the_bound(dtype: torch.dtype) -> None:
         assert bool((clipped.update["large"] == element).all())
         whole = math.hypot(element * math.sqrt(size), norm_of(clipped.update["small"]))
         assert 0.5 < whole <= SLACK
+
+
+def test_float16_is_refused_because_its_rounding_can_pass_the_bound() -> None:
+    with pytest.raises(SettingsError, match="convert it to float32"):
+        clip_update({"w": torch.ones(4, dtype=torch.float16)}, 1.0)
