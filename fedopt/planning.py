@@ -51,6 +51,11 @@ def settings_problems(settings: Settings, *, data_needed: bool = True) -> list[s
             f"simulated-cohort must be at most the claimed cohort {privacy.cohort}, "
             f"got {privacy.simulated_cohort}; raise the cohort"
         )
+    if privacy.noise_multiplier == 0.0 and privacy.epsilon is not None:
+        problems.append(
+            f"epsilon must be left out where noise-multiplier is 0, got {privacy.epsilon}; "
+            "a run without noise has no budget"
+        )
     problems += _audit_problems(privacy)
     for name, path in (("data-root", task.data_root), ("init-from", task.init_from)):
         if path is not None and not Path(path).exists():

@@ -8,7 +8,6 @@ from clients.protocol import LocalWork
 from fedopt import run_directory
 from fedopt.audit import open_audit
 from fedopt.population import DealtPopulation
-from privacy.errors import SettingsError
 from privacy.ledger import Ledger, PlanFacts
 from strategies.cohort_training import Cohorts
 from strategies.fed_optimizer import FedOptimizer
@@ -70,7 +69,7 @@ def build_cohorts(run: Run, population: DealtPopulation | None = None) -> Cohort
         streams=run.streams,
         # Without its ledger a run would forget what it has spent, so only a new run makes one.
         ledger=Ledger.open(path, run=run.run_id, plan_facts=facts, create=not released(run)),
-        ceiling=_ceiling(settings.privacy.epsilon, run.plan.noise_multiplier),
+        ceiling=settings.privacy.epsilon,
         accountant=settings.privacy.accountant,
         repeatable=settings.engine.device == "cpu",
     )
@@ -79,12 +78,3 @@ def build_cohorts(run: Run, population: DealtPopulation | None = None) -> Cohort
 def released(run: Run) -> bool:
     """Tell whether the run directory holds a released round."""
     return any((run.folder / run_directory.CHECKPOINTS).glob("round-*"))
-
-
-def _ceiling(epsilon: float | None, noise_multiplier: float) -> float | None:
-    if epsilon is not None and noise_multiplier == 0.0:
-        raise SettingsError(
-            f"epsilon must be left out where noise-multiplier is 0, got {epsilon}; "
-            "a run without noise has no budget"
-        )
-    return epsilon
