@@ -233,3 +233,8 @@ def test_256_million_coordinates_are_noised_within_little_extra_memory() -> None
     assert extra < 200.0 + 8e-6 * len(total)  # zeros take no memory before they are touched
     assert scale_is(to_real(total[-1_000_000:].clone(), SPACING).numpy(), 1.0)
     assert time.process_time() - started < 120.0
+
+
+def test_no_share_of_nobody_is_no_noise() -> None:
+    assert share_deviation(3.0, 0, 0) == 0.0
+    assert share_deviation(3.0, 0, 7) == 0.0

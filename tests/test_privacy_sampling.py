@@ -18,7 +18,7 @@ from scipy import stats
 
 from privacy.event import AccountingEvent
 from privacy.plan import PrivacyPlan
-from privacy.sampling import draw_cohort, fixed_cohort, poisson_cohort
+from privacy.sampling import cut_to_cap, draw_cohort, fixed_cohort, poisson_cohort
 from privacy.seeds import KeyedSource, Source, Streams, SystemSource
 
 SURPRISE = 1e-6  # a right sampler is rejected once in a million runs
@@ -237,3 +237,13 @@ def test_the_size_of_a_huge_cohort_is_binomial() -> None:
     scaled = (np.array(sizes) - 10_000) / 100.0
     below = stats.chi2.cdf(float(scaled @ scaled), len(sizes))
     assert SURPRISE < below < 1 - SURPRISE
+
+
+def test_a_cohort_up_to_its_cap_is_left_as_it_is() -> None:
+    drawn = np.array([3, 5, 8], dtype=np.int64)
+    source = Streams(1, "ab").source("cohort", 1)
+    for cap in (None, 3, 4, 100):
+        assert cut_to_cap(source, drawn, cap).tolist() == [3, 5, 8]
+    cut = cut_to_cap(source, drawn, 2)
+    assert len(cut) == 2
+    assert set(cut.tolist()) < {3, 5, 8}

@@ -263,3 +263,15 @@ def test_integer_buffers_stay_as_they_were_under_a_plan() -> None:
     start = record({"w": np.ones(3, np.float32), "steps": np.array([7], np.int64)})
     result = FedAvg(privacy=plan(), seed=1).start(NodeGrid(adding_app(), 30), start, num_rounds=2)
     assert result.arrays["steps"].numpy().tolist() == [7]
+
+
+@pytest.mark.parametrize("mods", ["no mod", "share then clip"])
+def test_drop_outs_leave_the_noise_whole(mods: str) -> None:
+    chosen = plan()
+    grid = NodeGrid(adding_app(mods=MODS[mods]), 60)
+    released(FedAvg(privacy=chosen, seed=3), grid)
+    silent = {node: lambda reply: None for node in grid.asked[0][::3]}
+    values = released(
+        FedAvg(privacy=chosen, seed=3), NodeGrid(adding_app(mods=MODS[mods]), 60, silent)
+    )
+    assert values.std() == pytest.approx(chosen.noise_std_on_mean, rel=0.015)

@@ -22,8 +22,10 @@ def summary(folder: Path) -> dict[str, Any]:
     facts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     started, ended = (datetime.fromisoformat(facts[key]) for key in ("started", "ended"))
     utility = report["utility"]
+    lines = (folder / "config.toml").read_text(encoding="utf-8").splitlines()
     return {
-        "settings": (folder / "config.toml").read_text(encoding="utf-8").splitlines(),
+        # Where a corpus lies is nobody's business but its owner's.
+        "settings": [line for line in lines if not line.startswith("data_root")],
         "seconds": (ended - started).total_seconds(),
         "metric": utility["metric"],
         "final": utility["final"],
