@@ -30,6 +30,7 @@ from strategies.plug_in import (
 )
 from strategies.private_training import PrivateTraining, arrays_of
 from strategies.round_record import RoundRecord
+from strategies.schedules import advice
 from strategies.server_model import OptimizerFactory, ServerModel
 
 Schedule = Callable[[int], float]
@@ -276,6 +277,7 @@ class FedOptimizer(FlowerFedAvg):
         would pass the budget; WorkersLost where no worker is left.
         """
         result = Result()
+        self._advise()
         finished = self.open(initial_arrays)
         try:
             self._evaluate(result, finished, evaluate_fn)
@@ -299,6 +301,13 @@ class FedOptimizer(FlowerFedAvg):
         self.directory.close(
             {name: parameter.detach() for name, parameter in self.model.parameters.items()}
         )
+
+    def _advise(self) -> None:
+        """Say once where a layer-normalised optimizer runs at a rate that never decays."""
+        if self.schedule is constant_rate:
+            sentence = advice(self.optimizer_name, None)
+            if sentence is not None:
+                logging.getLogger("flwr").warning(sentence)
 
     def _train(
         self, grid: Grid, current: int, timeout: float, config: ConfigRecord

@@ -148,3 +148,17 @@ def test_a_round_without_replies_leaves_model_and_optimizer_alone() -> None:
     before = strategy.arrays["w"].numpy()
     assert strategy.aggregate_train(2, []) == (None, None)
     np.testing.assert_array_equal(strategy.arrays["w"].numpy(), before)
+
+
+@pytest.mark.parametrize(("name", "advised"), [("FedNovoGrad", True), ("FedAdam", False)])
+def test_a_constant_rate_is_advised_against_where_steps_never_shrink(
+    name: str, advised: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    getattr(fedopt, name)().start(NodeGrid(adding_app(), 3), weights(4), num_rounds=1)
+    assert ("let the rate decay" in caplog.text) == advised
+
+
+def test_a_decaying_rate_is_not_advised_against(caplog: pytest.LogCaptureFixture) -> None:
+    strategy = fedopt.FedNovoGrad(schedule=lambda number: 0.9**number)
+    strategy.start(NodeGrid(adding_app(), 3), weights(4), num_rounds=1)
+    assert "let the rate decay" not in caplog.text
