@@ -6,10 +6,9 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from clients.protocol import weights_record
 from privacy.plan import PrivacyPlan
 from strategies.checkpoint import CheckpointFolder
 from strategies.node_round import NodeRound
@@ -95,16 +94,13 @@ class NodeTraining(PrivateTraining):
         entries = dict(self.messages.config.items()) | {"server-round": number}
         content = RecordDict(
             {
-                self.messages.arrayrecord_key: self._sent(),
+                self.messages.arrayrecord_key: self.arrays,
                 self.messages.configrecord_key: ConfigRecord(
                     entries | self.in_flight.order().entries()
                 ),
             }
         )
         return Message(content, dst_node_id=node, message_type="train")
-
-    def _sent(self) -> ArrayRecord:
-        return weights_record(self.model.arrays())
 
     def _record(
         self, current: RoundInFlight, step_norm: float, timed: dict[str, float]
