@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clients.memory import PiecewiseBatches
 from clients.protocol import LocalWork
 from clients.task import Batch, Task, UserData
 from privacy.errors import SettingsError
@@ -45,6 +46,8 @@ class LocalTrainer:
         ):
             parameter.data = view.view(parameter.shape)
         self.buffers = [(buffer, buffer.detach().clone()) for buffer in self.model.buffers()]
+        self.data_seconds = 0.0
+        self.differentiated = PiecewiseBatches(task, self.differentiate)
 
     def receive(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
         """Take the round's weights; raises SettingsError where names or shapes differ."""
@@ -76,7 +79,7 @@ class LocalTrainer:
         self._reset()
         momenta: list[torch.Tensor] = []
         losses: list[torch.Tensor] = []
-        for batch in local_batches(data, work, generator):
+        for batch in self._timed(local_batches(data, work, generator)):
             losses.append(self.step(batch, work, momenta))
             if time.monotonic() > deadline:
                 raise UserFault(f"passed its deadline of {work.user_seconds} s")
@@ -88,8 +91,20 @@ class LocalTrainer:
         torch.sub(self.weights, self.received, out=self.update)
         return loss
 
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Add what is waited for data to `data_seconds`."""
+        over = object()
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, over)
+            self.data_seconds += time.perf_counter() - started
+            if batch is over:
+                return
+            yield batch
+
     def _reset(self) -> None:
         """Forget the user before: weights as received, buffers as the model was built."""
+        self.differentiated = PiecewiseBatches(self.task, self.differentiate)
         self.weights.copy_(self.received)
         for buffer, first in self.buffers:
             buffer.copy_(first)
@@ -97,8 +112,8 @@ class LocalTrainer:
 
     def step(self, batch: Batch, work: LocalWork, momenta: list[torch.Tensor]) -> torch.Tensor:
         """Take one SGD step in place; same arithmetic as torch.optim.SGD after clip_grad_norm_."""
-        loss = self.task.loss(self.model, move(self.task, batch, self.device))
-        gradients = self.gradients(loss, work)
+        loss, found = self.differentiated(batch)
+        gradients = self.direction(found, work)
         if work.momentum:
             if momenta:
                 torch._foreach_mul_(momenta, work.momentum)
@@ -110,16 +125,20 @@ class LocalTrainer:
             torch._foreach_add_(self.parameters, gradients, alpha=-work.client_lr)
         return loss.detach()
 
-    def gradients(self, loss: torch.Tensor, work: LocalWork) -> list[torch.Tensor]:
-        """Differentiate the loss, clip the gradient, add FedProx and weight decay.
-
-        Reference: FedProx, Li et al. 2020 (arXiv 1812.06127), equation 2: mu/2 |w - w_t|^2.
-        """
+    def differentiate(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Compute the loss of a batch and its gradient by layer."""
+        loss = self.task.loss(self.model, move(self.task, batch, self.device))
         found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        gradients = [
+        return loss, [
             torch.zeros_like(parameter) if gradient is None else gradient
             for gradient, parameter in zip(found, self.parameters, strict=True)
         ]
+
+    def direction(self, gradients: list[torch.Tensor], work: LocalWork) -> list[torch.Tensor]:
+        """Add FedProx, clip the gradient, add weight decay.
+
+        Reference: FedProx, Li et al. 2020 (arXiv 1812.06127), equation 2: mu/2 |w - w_t|^2.
+        """
         with torch.no_grad():
             if work.proximal:
                 received = torch.split(self.received, self.sizes)
@@ -192,7 +211,7 @@ def move(task: Task, batch: Batch, device: torch.device) -> Batch:
     own = getattr(task, "move", None)
     if own is not None:
         return own(batch, device)
-    return batch if device.type == "cpu" else _move(batch, device)
+    return _move(batch, device) if device.type != "cpu" else batch
 
 
 def _move(batch: Any, device: torch.device) -> Any:

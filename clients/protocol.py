@@ -29,6 +29,9 @@ IS_UPDATE, HAS_SHARE = "fedopt.is-update", "fedopt.has-noise-share"
 WORKER_LATE = 100
 """Error code of a reply that was not there in time, beside Flower's codes, which are below 10."""
 
+NORM_SPACING = 2.0**-30
+"""Unit in which a worker adds up norms for the log, as integers."""
+
 REPLY_SECONDS = 5.0
 """What a message may take besides training: its way out and back, noise, a slow machine."""
 
@@ -42,6 +45,7 @@ class LocalWork:
     client_lr: SGD rate. local_steps: batches per user; 0: use local_epochs.
     gradient_clip: bound on each local gradient's L2 norm; 0 for none. proximal: FedProx mu.
     user_seconds: deadline of one user; 0 for none.
+    users_at_once: users trained together in a stack, where the task allows it; 1: one by one.
     """
 
     client_lr: float = 0.1
@@ -52,13 +56,15 @@ class LocalWork:
     weight_decay: float = 0.0
     proximal: float = 0.0
     user_seconds: float = 0.0
+    users_at_once: int = 1
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Name users of one fixed group that are trained together, and the noise added with them.
+    """Name users of one fixed group that are trained by one worker, and noise added with them.
 
-    noise_shares: how many users' noise shares the worker adds, as one draw of the group's stream.
+    noise_shares: how many users' noise shares the worker adds, as one draw of the group's stream;
+    they may stand for users of the groups that follow.
     """
 
     group: int
@@ -125,7 +131,9 @@ class PartialSum:
     """Hold the integer sum of clipped updates (with noise shares) of the pieces of one request.
 
     total: int64 (coordinates,), in units of the grid spacing.
-    groups: which groups' noise is inside. layer_clipped: users clipped, by layer.
+    noise_shares: how many users' shares are inside. layer_clipped: users clipped, by layer.
+    layer_norms, layer_norms_clipped: sums over users of the layers' norms before and after, in
+    units of NORM_SPACING; integers, so that their sums have no order.
     """
 
     total: NDArray[np.int64]
@@ -134,6 +142,8 @@ class PartialSum:
     layer_clipped: tuple[int, ...] = ()
     peak_megabytes: float = 0.0
     phases: Mapping[str, float] = field(default_factory=dict)
+    layer_norms: tuple[int, ...] = ()
+    layer_norms_clipped: tuple[int, ...] = ()
 
 
 Part = TypeVar("Part", MechanismSettings, StreamSettings, LocalWork)
@@ -194,6 +204,8 @@ def encode_reply(partial: PartialSum, message: Message) -> Message:
         "seconds": [float(outcome.seconds) for outcome in outcomes],
         "noise-shares": partial.noise_shares,
         "layer-clipped": list(partial.layer_clipped),
+        "layer-norms": list(partial.layer_norms),
+        "layer-norms-clipped": list(partial.layer_norms_clipped),
         "peak-megabytes": float(partial.peak_megabytes),
         "num-examples": len(outcomes),
     }
@@ -228,6 +240,8 @@ def decode_reply(message: Message) -> PartialSum:
         ),
         noise_shares=int(metrics["noise-shares"]),
         layer_clipped=tuple(metrics["layer-clipped"]),
+        layer_norms=tuple(metrics["layer-norms"]),
+        layer_norms_clipped=tuple(metrics["layer-norms-clipped"]),
         peak_megabytes=metrics["peak-megabytes"],
         phases={
             key.removeprefix("seconds-"): value

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import torch
+
 from privacy.errors import SettingsError
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
 Batch = Any
 """Whatever the task's own `loss` understands: a tuple, a dict, a dataclass of tensors."""
@@ -33,6 +34,8 @@ class Task(Protocol):
     `metric`: name of the headline metric that `evaluate` returns (default "loss");
     `splits`: tuple of the splits that `evaluate` knows (default ("dev",));
     `move(batch, device)`: put a batch on a device (default: tensors in tuples, lists, dicts);
+    `halve(batch)`: cut a batch that the device's memory does not hold: list of (weight, batch),
+    where the loss of the whole is the weighted sum of theirs (default: tensors by rows);
     `describe()`: mapping of str to str, int or float for the report: corpus, hours, drops.
     """
 
@@ -69,10 +72,11 @@ class TensorUserData:
 
     def batches(self, generator: np.random.Generator) -> Iterator[tuple[torch.Tensor, ...]]:
         """Yield the examples once, shuffled."""
-        order = generator.permutation(len(self.tensors[0]))
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            yield tuple(tensor[rows] for tensor in self.tensors)
+        order = torch.from_numpy(generator.permutation(len(self.tensors[0])))
+        if not len(order):
+            return
+        shuffled = [torch.split(tensor[order], self.batch_size) for tensor in self.tensors]
+        yield from zip(*shuffled, strict=True)
 
 
 def load_task(name: str, options: Mapping[str, Any]) -> Task:

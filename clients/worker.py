@@ -1,4 +1,4 @@
-"""Train many users in turn on one resident model and hand back one partial sum."""
+"""Train many users on one resident model and hand back one partial sum."""
 
 from __future__ import annotations
 
@@ -7,19 +7,33 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard
 
 import torch
 
 from clients.local_training import LocalTrainer, UserFault
-from clients.protocol import MechanismSettings, PartialSum, Piece, TrainRequest, UserOutcome
-from clients.task import Task
-from privacy.clipping import clip_tensors_in_place
-from privacy.noise import add_noise, add_update, share_deviation
+from clients.many_users import LoadedUser, StackTrainer, load_user, stacks_of
+from clients.protocol import (
+    NORM_SPACING,
+    MechanismSettings,
+    PartialSum,
+    Piece,
+    TrainRequest,
+    UserOutcome,
+)
+from clients.stacked_trace import Unstackable
+from clients.task import Task, UserData
+from privacy.clipped_sum import Clipped, ClippedSum
+from privacy.noise import add_noise, share_deviation
 from privacy.seeds import Streams
 
+LARGEST_NORM = 2.0**20
+"""Norms are logged up to here, so that 64-bit sums of a few thousand of them never overflow."""
 
-@runtime_checkable
+WINDOW = 4
+"""Stacks' worth of users whose batches are held at once, to find those of equal shapes."""
+
+
 class ReadyUpdate(Protocol):
     """Hold a finished update in place of a user's data: a canary that audits what is released."""
 
@@ -28,6 +42,27 @@ class ReadyUpdate(Protocol):
     ) -> None:
         """Overwrite the layers of the update, not yet clipped."""
         ...
+
+
+def is_ready(data: UserData | ReadyUpdate) -> TypeGuard[ReadyUpdate]:
+    """Tell a canary from data; asking the protocol itself would take longer than a small user."""
+    return hasattr(data, "write_update")
+
+
+class LayerTally:
+    """Count by layer what clipping did to the users of a request; not private."""
+
+    def __init__(self, layers: int) -> None:
+        self.clipped = [0] * layers
+        self.norms = [0] * layers
+        self.norms_clipped = [0] * layers
+
+    def count(self, found: Clipped) -> None:
+        """Add one user."""
+        for layer, (norm, scale) in enumerate(zip(found.norms, found.scales, strict=True)):
+            self.clipped[layer] += scale != 1.0
+            self.norms[layer] += round(min(norm, LARGEST_NORM) / NORM_SPACING)
+            self.norms_clipped[layer] += round(min(norm * scale, LARGEST_NORM) / NORM_SPACING)
 
 
 class Worker:
@@ -42,52 +77,146 @@ class Worker:
         self.task = task
         self.users = list(task.user_ids())
         self.trainer = LocalTrainer(task, device)
-        self.total = torch.zeros(
-            sum(self.trainer.sizes), dtype=torch.int64, device=self.trainer.device
-        )
+        self.sum = ClippedSum(self.trainer.sizes, self.trainer.device)
+        self.stacks = StackTrainer(self.trainer, 0)
 
     def train(self, request: TrainRequest) -> PartialSum:
         """Train every piece of a request and add up clipped updates and noise shares."""
         streams = Streams(
             request.streams.seed, request.streams.settings_hash, request.streams.secure
         )
-        self.trainer.receive(request.weights)
-        self.total.zero_()
-        self.layer_clipped = [0] * len(self.trainer.sizes)
-        self.phases = {"training": 0.0, "clipping": 0.0, "noise": 0.0}
+        self._begin(request)
         outcomes: list[UserOutcome] = []
         with _own_randomness(self.trainer.device):
             for piece in request.pieces:
-                outcomes += [self._train_user(user, request, streams) for user in piece.users]
+                outcomes += self._train_piece(piece, request, streams)
                 self._add_noise(piece, request, streams)
         return PartialSum(
-            total=self.total.cpu().numpy().copy(),
+            total=self.sum.total.cpu().numpy().copy(),
             outcomes=tuple(outcomes),
             noise_shares=sum(piece.noise_shares for piece in request.pieces),
-            layer_clipped=tuple(self.layer_clipped),
+            layer_clipped=tuple(self.tally.clipped),
+            layer_norms=tuple(self.tally.norms),
+            layer_norms_clipped=tuple(self.tally.norms_clipped),
             peak_megabytes=peak_megabytes(self.trainer.device),
             phases=dict(self.phases),
         )
+
+    def _begin(self, request: TrainRequest) -> None:
+        """Take the round's weights and forget the request before."""
+        mechanism = request.mechanism
+        self.trainer.receive(request.weights)
+        self.sum.start(mechanism.clipping, mechanism.bounds, mechanism.grid_spacing)
+        self.tally = LayerTally(len(self.trainer.sizes))
+        self.phases = {"data": 0.0, "training": 0.0, "clipping": 0.0, "noise": 0.0}
+        if self.stacks.width != request.work.users_at_once > 1:
+            self.stacks = StackTrainer(self.trainer, request.work.users_at_once)
+
+    def _train_piece(
+        self, piece: Piece, request: TrainRequest, streams: Streams
+    ) -> list[UserOutcome]:
+        """Train a piece's users, in stacks where that was chosen; outcomes in the users' order."""
+        width = request.work.users_at_once
+        # A stack cannot stop for one of its users, so deadlines are kept one by one.
+        if width == 1 or request.work.user_seconds:
+            return [self._train_user(user, request, streams) for user in piece.users]
+        found: dict[int, UserOutcome] = {}
+        for start in range(0, len(piece.users), WINDOW * width):
+            loaded: list[LoadedUser] = []
+            for user in piece.users[start : start + WINDOW * width]:
+                got = self._load_user(user, request, streams)
+                if isinstance(got, LoadedUser):
+                    loaded.append(got)
+                else:
+                    found[user] = got
+            for stack in stacks_of(loaded, width):
+                outcomes = self._train_stack(stack, request, streams)
+                found |= {outcome.user: outcome for outcome in outcomes}
+        return [found[user] for user in piece.users]
+
+    def _data_of(self, user: int, request: TrainRequest, streams: Streams) -> UserData:
+        """Give a user's data, with torch's generators set to that user's stream."""
+        seed = streams.torch_seed("training", request.streams.round, user)
+        # torch.manual_seed would also note the call for GPUs that are never used, with its stack.
+        torch.default_generator.manual_seed(seed)
+        if self.trainer.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        return self.task.user_data(self.users[user % len(self.users)])
+
+    def _load_user(
+        self, user: int, request: TrainRequest, streams: Streams
+    ) -> LoadedUser | UserOutcome:
+        """Read a user's batches for a stack; where that cannot be, train the user at once."""
+        started = time.perf_counter()
+        try:
+            data = self._data_of(user, request, streams)
+            if is_ready(data):
+                return self._add_canary(user, data, request, streams)
+            generator = streams.generator("training", request.streams.round, user)
+            loaded = load_user(user, data, request.work, generator, self.trainer)
+        except Unstackable:
+            return self._train_user(user, request, streams)
+        except (Exception, SystemExit) as problem:
+            return faulty(user, problem, started)
+        self.phases["data"] += time.perf_counter() - started
+        return loaded
+
+    def _train_stack(
+        self, stack: Sequence[LoadedUser], request: TrainRequest, streams: Streams
+    ) -> list[UserOutcome]:
+        """Train users together; where one of them breaks the step, each in a stack of its own."""
+        started = time.perf_counter()
+        try:
+            losses = self.stacks.train(stack, request.work)
+        except (Exception, SystemExit) as problem:
+            if len(stack) == 1 and isinstance(problem, Unstackable):
+                return [self._train_user(stack[0].user, request, streams)]
+            if len(stack) == 1:
+                return [faulty(stack[0].user, problem, started)]
+            # Whatever it is, one user's data may be the cause, so the others are tried without.
+            alone = [self._train_stack([member], request, streams) for member in stack]
+            return [outcome for outcomes in alone for outcome in outcomes]
+        each = (time.perf_counter() - started) / len(stack)
+        self.phases["training"] += each * len(stack)
+        return [
+            self._add_member(place, member.user, loss, each)
+            for place, (member, loss) in enumerate(zip(stack, losses, strict=True))
+        ]
+
+    def _add_member(self, place: int, user: int, loss: float, seconds: float) -> UserOutcome:
+        """Add the update of one user of the stack that was just trained."""
+        started = time.perf_counter()
+        try:
+            if not math.isfinite(loss):
+                raise UserFault(f"its loss is {loss}")
+            self.stacks.write_update(place)
+            norm, clipped = self._add_update()
+        except UserFault as problem:
+            return faulty(user, problem, started)
+        clipping = time.perf_counter() - started
+        self.phases["clipping"] += clipping
+        return UserOutcome(user, loss, norm, clipped, seconds + clipping)
 
     def _train_user(self, user: int, request: TrainRequest, streams: Streams) -> UserOutcome:
         """Add one user's clipped update to the sum; any fault of the user adds zeros."""
         started = time.perf_counter()
         deadline = time.monotonic() + (request.work.user_seconds or math.inf)
-        round_number = request.streams.round
-        torch.manual_seed(streams.torch_seed("training", round_number, user))
+        self.trainer.data_seconds = 0.0
         try:
-            data = self.task.user_data(self.users[user % len(self.users)])
-            if isinstance(data, ReadyUpdate):
+            data = self._data_of(user, request, streams)
+            if is_ready(data):
                 return self._add_canary(user, data, request, streams)
-            generator = streams.generator("training", round_number, user)
+            generator = streams.generator("training", request.streams.round, user)
+            loaded = time.perf_counter()
             loss = self.trainer.train(data, request.work, generator, deadline)
             trained = time.perf_counter()
-            self.phases["training"] += trained - started
-            norm, clipped = self._add_update(request)
+            norm, clipped = self._add_update()
         except (Exception, SystemExit) as problem:
-            fault = str(problem) if isinstance(problem, UserFault) else repr(problem)
-            return UserOutcome(user, 0.0, 0.0, False, time.perf_counter() - started, fault[:500])
+            return faulty(user, problem, started)
         finished = time.perf_counter()
+        waited = self.trainer.data_seconds
+        self.phases["data"] += loaded - started + waited
+        self.phases["training"] += trained - loaded - waited
         self.phases["clipping"] += finished - trained
         return UserOutcome(user, loss, norm, clipped, finished - started)
 
@@ -96,23 +225,16 @@ class Worker:
     ) -> UserOutcome:
         """Add a canary as any user; it reports zeros, so that means over users can leave it out."""
         data.write_update(self.trainer.layers, request.mechanism, streams)
-        counted = list(self.layer_clipped)
-        self._add_update(request)
-        self.layer_clipped = counted
+        self.sum.add(self.trainer.update)
         return UserOutcome(user, 0.0, 0.0, False, 0.0)
 
-    def _add_update(self, request: TrainRequest) -> tuple[float, bool]:
-        mechanism = request.mechanism
-        norms, scales, finite = clip_tensors_in_place(
-            self.trainer.layers, mechanism.clipping, mechanism.bounds
-        )
-        if not finite:
+    def _add_update(self) -> tuple[float, bool]:
+        """Clip and add what the trainer holds; returns the norm before and whether it shrank."""
+        found = self.sum.add(self.trainer.update)
+        if not found.finite:
             raise UserFault("its update holds NaN or infinity")
-        add_update(self.total, self.trainer.update, mechanism.grid_spacing)
-        for layer, scale in enumerate(scales):
-            self.layer_clipped[layer] += scale != 1.0
-        whole = sum(norm**2 for norm in norms) ** 0.5
-        return whole, any(scale != 1.0 for scale in scales)
+        self.tally.count(found)
+        return found.whole_norm, any(scale != 1.0 for scale in found.scales)
 
     def _add_noise(self, piece: Piece, request: TrainRequest, streams: Streams) -> None:
         """Add the noise shares of a piece as one Gaussian of their summed variance."""
@@ -124,8 +246,14 @@ class Worker:
         source = streams.source(
             "noise", request.streams.round, request.streams.attempt, piece.group
         )
-        add_noise(self.total, source, deviation, mechanism.grid_spacing)
+        add_noise(self.sum.total, source, deviation, mechanism.grid_spacing)
         self.phases["noise"] += time.perf_counter() - started
+
+
+def faulty(user: int, problem: BaseException, started: float) -> UserOutcome:
+    """Report a user that contributes nothing, and why."""
+    fault = str(problem) if isinstance(problem, UserFault) else repr(problem)
+    return UserOutcome(user, 0.0, 0.0, False, time.perf_counter() - started, fault[:500])
 
 
 @contextmanager

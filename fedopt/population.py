@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -16,11 +17,13 @@ class DealtPopulation:
     """Know the data users' costs and share out the work of a round.
 
     shards: number of data users; a virtual id stands on the data of id modulo shards.
+    users_at_once: width of a worker's stacks; a group holds about a whole stack at least.
     The groups depend on the cohort alone, so results do not depend on the number of workers.
     """
 
-    def __init__(self, shards: int, most_groups: int = MOST_GROUPS) -> None:
+    def __init__(self, shards: int, most_groups: int = MOST_GROUPS, users_at_once: int = 1) -> None:
         self.most_groups = most_groups
+        self.users_at_once = users_at_once
         self.seconds = np.zeros(shards)
         self.seen = np.zeros(shards, dtype=np.int64)
 
@@ -28,7 +31,8 @@ class DealtPopulation:
         """Cut a cohort, in user order, into at most 32 groups of nearly equal size."""
         if not len(users):
             return []
-        return np.array_split(users, min(self.most_groups, len(users)))
+        stacks = math.ceil(len(users) / self.users_at_once)
+        return np.array_split(users, min(self.most_groups, stacks))
 
     def deal(self, groups: Sequence[NDArray[np.int64]], workers: int) -> list[list[int]]:
         """Deal groups to workers, the longest first, each to the worker with least to do.

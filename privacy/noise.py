@@ -1,4 +1,4 @@
-"""Sum clipped updates exactly and hide each user in Gaussian noise.
+"""Hide each user in Gaussian noise, on the integer grid where sums are exact.
 
 Sums are kept as 64-bit integers on a fixed grid, whose spacing is the largest power of two not
 above C 2**-40 (coarser only for cohorts beyond about 10^6). A user's update is rounded toward
@@ -18,7 +18,7 @@ from privacy.seeds import Source
 if TYPE_CHECKING:
     import torch
 
-CHUNK = 1 << 20  # coordinates of noise drawn at a time
+CHUNK = 1 << 16  # coordinates of noise drawn at a time: small enough to stay in the cache
 FRACTION_BITS, FEWEST_BITS, LARGEST_BITS = 40, 16, 62
 
 
@@ -49,16 +49,6 @@ def fraction_bits(cohort: int, noise_multiplier: float) -> int:
     return bits
 
 
-def add_update(total: torch.Tensor, update: torch.Tensor, spacing: float) -> None:
-    """Add one clipped update to an integer sum in place, rounding toward zero.
-
-    total: int64 (coordinates,). update: floating (coordinates,), not changed.
-    """
-    import torch
-
-    total.add_((update * (1.0 / spacing)).to(torch.int64))
-
-
 def add_noise(total: torch.Tensor, source: Source, deviation: float, spacing: float) -> None:
     """Add Gaussian noise of the given standard deviation to an integer sum in place.
 
@@ -70,6 +60,7 @@ def add_noise(total: torch.Tensor, source: Source, deviation: float, spacing: fl
     independent noise N(0, (z C)^2), rounded to a grid 2**-40 C fine.
     Not covered: the repeatable source, and attacks on floating-point sampling and timing.
     """
+    import numpy as np
     import torch
 
     if deviation == 0.0:
@@ -77,7 +68,9 @@ def add_noise(total: torch.Tensor, source: Source, deviation: float, spacing: fl
     for chunk in torch.split(total, CHUNK):
         drawn = source.normal(len(chunk))
         drawn *= deviation / spacing
-        chunk.add_(torch.from_numpy(drawn).round_().to(torch.int64).to(chunk.device))
+        # NumPy rounds and converts twice as fast as torch does on a CPU.
+        whole = np.rint(drawn, out=drawn).astype(np.int64)
+        chunk.add_(torch.from_numpy(whole).to(chunk.device))
 
 
 def share_deviation(deviation: float, share: int, whole: int) -> float:

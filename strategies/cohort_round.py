@@ -39,6 +39,9 @@ RETRIES = 4
 ENGINE_FAULT = 2
 """Flower's error code for a ClientApp that raised: a fault of the program, not of a user."""
 
+NOISE_DRAWS = 2
+"""Draws of noise per round: more would let more workers share it and cost more in all."""
+
 LOST, LATE = "ended its worker", "held its worker past its deadline"
 
 AGAIN = "run again with --resume"
@@ -93,21 +96,29 @@ class CohortRound:
         self, population: Population, arrays: ArrayRecord, nodes: Sequence[int]
     ) -> list[Message]:
         """Ask each worker once, for the groups dealt to it."""
-        shares = self.plan.noise_placement == "clients" and self.plan.noise_multiplier > 0.0
+        shares = self._noise_shares()
         messages = []
         hands = population.deal(self.groups, len(nodes))
         for node, hand in zip(nodes, hands, strict=True):
             pieces = tuple(
-                Piece(
-                    group,
-                    tuple(map(int, self.groups[group])),
-                    len(self.groups[group]) if shares else 0,
-                )
-                for group in hand
+                Piece(group, tuple(map(int, self.groups[group])), shares[group]) for group in hand
             )
             if pieces:
                 messages.append(self._ask(pieces, arrays, node))
         return messages
+
+    def _noise_shares(self) -> list[int]:
+        """Say with which groups how many users' noise is drawn: for several groups at once.
+
+        One draw of the summed variance has the same distribution as a draw for each group, and
+        noise is the larger part of the work beside training.
+        """
+        shares = [0] * len(self.groups)
+        if self.plan.noise_placement == "clients" and self.plan.noise_multiplier > 0.0:
+            for block in np.array_split(np.arange(len(shares)), min(NOISE_DRAWS, len(shares)) or 1):
+                if len(block):
+                    shares[block[0]] = sum(len(self.groups[group]) for group in block)
+        return shares
 
     def retry_messages(self, arrays: ArrayRecord, nodes: Sequence[int]) -> list[Message]:
         """Ask again for what was lost, in smaller pieces; empty when nothing is left to ask.
@@ -187,8 +198,9 @@ class CohortRound:
         users = sorted(user for piece in asked for user in piece.users)
         answered = sorted(outcome.user for outcome in partial.outcomes)
         shares = sum(piece.noise_shares for piece in asked)
-        got = (answered, partial.noise_shares, partial.total.shape, len(partial.layer_clipped))
-        wanted = (users, shares, tuple(self.total.shape), len(self.sizes))
+        layers = (partial.layer_clipped, partial.layer_norms, partial.layer_norms_clipped)
+        got = (answered, partial.noise_shares, partial.total.shape, *map(len, layers))
+        wanted = (users, shares, tuple(self.total.shape), *[len(self.sizes)] * len(layers))
         if got != wanted or partial.total.dtype != np.int64:
             return
         del self.asked[label]

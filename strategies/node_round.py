@@ -14,8 +14,7 @@ import torch
 from flwr.app import Message
 
 from clients.protocol import ClipOrder, PartialSum, UserOutcome, marks, only_arrays
-from privacy.clipping import clip_tensors_in_place
-from privacy.noise import add_update
+from privacy.clipped_sum import ClippedSum
 from privacy.plan import PrivacyPlan
 from privacy.seeds import Streams
 from strategies.release import released_mean
@@ -51,7 +50,9 @@ class NodeRound:
     def __post_init__(self) -> None:
         sizes = [tensor.numel() for tensor in self.weights.values()]
         self.bounds = tuple(self.plan.bounds(sizes))
-        self.total = torch.zeros(sum(sizes), dtype=torch.int64)
+        self.sum = ClippedSum(sizes)
+        self.sum.start(self.plan.clipping, self.bounds, self.plan.grid_spacing)
+        self.total = self.sum.total
 
     def order(self) -> ClipOrder:
         """Tell nodes the bounds and their share of the noise."""
@@ -79,16 +80,14 @@ class NodeRound:
         update = self._update(reply, is_update)
         if has_share and self.plan.noise_multiplier > 0.0:
             return self._add_noised(number, update)
-        norms, scales, finite = clip_tensors_in_place(update, self.plan.clipping, self.bounds)
-        if not finite:
+        found = self.sum.add(torch.cat([part.reshape(-1) for part in update]))
+        if not found.finite:
             raise NodeFault("its update holds NaN or infinity")
-        clipped = any(scale != 1.0 for scale in scales)
+        clipped = any(scale != 1.0 for scale in found.scales)
         self.clipped_by_nodes += is_update
-        self.clipped_by_server += clipped
-        flat = torch.cat([part.reshape(-1) for part in update])
-        add_update(self.total, flat, self.plan.grid_spacing)
-        whole = sum(norm**2 for norm in norms) ** 0.5
-        return UserOutcome(number, 0.0, whole, clipped, 0.0)
+        # What a node clipped in float32 may miss the server's bound by a rounding.
+        self.clipped_by_server += any(scale < 1.0 - 2.0**-20 for scale in found.scales)
+        return UserOutcome(number, 0.0, found.whole_norm, clipped, 0.0)
 
     def _add_noised(self, number: int, update: list[torch.Tensor]) -> UserOutcome:
         """Add an update that holds a noise share: it cannot be clipped again, so it is trusted."""

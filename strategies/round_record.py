@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from clients.protocol import PartialSum, UserOutcome
+from clients.protocol import NORM_SPACING, PartialSum, UserOutcome
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class RoundRecord:
 
     cohort: users drawn. replies: users that contributed an update. epsilon: claimed, so far;
     None where infinite. train_loss, update_norm (mean L2 norm before clipping), clipped_fraction,
-    layer_clipped (share of users by layer): not private. noise_std: on the mean, per coordinate.
+    layer_clipped (share of users by layer), layer_norms and layer_norms_clipped (mean L2 norm by
+    layer, before and after clipping): not private. noise_std: on the mean, per coordinate.
     step_norm: L2 norm of the change of the weights. faults: reason by user number.
     """
 
@@ -32,6 +33,8 @@ class RoundRecord:
     step_norm: float
     faults: Mapping[str, str] = field(default_factory=dict)
     layer_clipped: Sequence[float] = ()
+    layer_norms: Sequence[float] = ()
+    layer_norms_clipped: Sequence[float] = ()
     seconds: float = 0.0
     seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
     peak_memory_megabytes: float = 0.0
@@ -43,15 +46,16 @@ def outcome_numbers(
     """Sum up the users' outcomes, in user order with exact sums."""
     ordered = [outcomes[user] for user in sorted(outcomes)]
     trained = [outcome for outcome in ordered if not outcome.fault]
-    layers = [partial.layer_clipped for partial in partials]
-    clipped = [sum(column) for column in zip(*layers, strict=True)]
+    count = max(len(trained), 1)
     return {
         "cohort": len(ordered),
         "replies": len(trained),
         "train_loss": _mean([outcome.loss for outcome in trained]),
         "update_norm": _mean([outcome.norm for outcome in trained]),
         "clipped_fraction": _mean([float(outcome.clipped) for outcome in trained]),
-        "layer_clipped": [count / max(len(trained), 1) for count in clipped],
+        "layer_clipped": [n / count for n in _sums([p.layer_clipped for p in partials])],
+        "layer_norms": _norms([p.layer_norms for p in partials], count),
+        "layer_norms_clipped": _norms([p.layer_norms_clipped for p in partials], count),
         "faults": {str(outcome.user): outcome.fault for outcome in ordered if outcome.fault},
         "peak_memory_megabytes": max((partial.peak_megabytes for partial in partials), default=0.0),
         "seconds_by_phase": _phases(partials),
@@ -60,6 +64,15 @@ def outcome_numbers(
 
 def _mean(values: Sequence[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
+
+
+def _sums(columns: Sequence[Sequence[int]]) -> list[int]:
+    return [sum(column) for column in zip(*columns, strict=True)]
+
+
+def _norms(columns: Sequence[Sequence[int]], count: int) -> list[float]:
+    """Average norms over users, to the six digits that anybody reads."""
+    return [float(f"{total * NORM_SPACING / count:.6g}") for total in _sums(columns)]
 
 
 def _phases(partials: Sequence[PartialSum]) -> dict[str, float]:

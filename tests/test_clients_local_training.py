@@ -75,7 +75,7 @@ def test_the_proximal_gradient_is_that_of_half_mu_times_the_squared_distance() -
     trainer, task = trainer_and_weights()
     trainer.weights.add_(0.25)
     batch = next(task.user_data("user-000001").batches(np.random.default_rng(1)))
-    found = trainer.gradients(task.loss(trainer.model, batch), LocalWork(proximal=0.8))
+    found = trainer.direction(trainer.differentiate(batch)[1], LocalWork(proximal=0.8))
     starts = torch.split(trainer.received, trainer.sizes)
     distance = sum(
         (parameter - start.view_as(parameter)).square().sum()

@@ -87,11 +87,14 @@ def test_a_reply_comes_out_as_it_went_in(
     outcomes: tuple[UserOutcome, ...], shares: int, layers: int
 ) -> None:
     total = np.array([2**61, -(2**61), 0, 7], dtype=np.int64)
-    partial = PartialSum(total, outcomes, shares, tuple(range(layers)), 12.5, {"noise": 0.25})
+    norms, after = tuple(range(5, 5 + layers)), tuple(range(2**60, 2**60 + layers))
+    clipped = tuple(range(layers))
+    partial = PartialSum(total, outcomes, shares, clipped, 12.5, {"noise": 0.25}, norms, after)
     found = decode_reply(encode_reply(partial, sent((), LocalWork())))
     assert found.total.tobytes() == total.tobytes()
     assert found.outcomes == outcomes
-    assert (found.noise_shares, found.layer_clipped) == (shares, tuple(range(layers)))
+    assert (found.noise_shares, found.layer_clipped) == (shares, clipped)
+    assert (found.layer_norms, found.layer_norms_clipped) == (norms, after)
     assert (found.peak_megabytes, dict(found.phases)) == (12.5, {"noise": 0.25})
 
 

@@ -9,14 +9,13 @@ import time
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from privacy.errors import SettingsError
 from privacy.noise import (
     add_noise,
-    add_update,
     fraction_bits,
     grid_spacing,
     share_deviation,
@@ -151,51 +150,6 @@ def test_the_grid_is_a_power_of_two_just_below_the_clip_norm_over_2_to_the_40(
     spacing = grid_spacing(clip_norm)
     assert math.frexp(spacing)[0] == 0.5
     assert spacing <= clip_norm * 2.0**-40 < 2.0 * spacing
-
-
-@given(
-    values=st.lists(st.floats(-1.0, 1.0, width=32), min_size=1, max_size=30),
-    clip_norm=st.floats(0.01, 100.0),
-)
-def test_an_added_update_is_rounded_toward_zero_by_less_than_the_spacing(
-    values: list[float], clip_norm: float
-) -> None:
-    update = torch.tensor(values, dtype=torch.float32) * min(1.0, clip_norm)
-    spacing = grid_spacing(clip_norm)
-    total = torch.zeros(len(values), dtype=torch.int64)
-    add_update(total, update, spacing)
-    added, exact = to_real(total, spacing), update.to(torch.float64)
-    assert bool((added.abs() <= exact.abs()).all())
-    assert bool(((added - exact).abs() < spacing).all())
-    assert bool((added * exact >= 0).all())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("clip_norm", [1e-20, 0.01, 1.0, 1e20])
-def test_updates_as_large_as_the_clip_norm_are_added_exactly(
-    dtype: torch.dtype, clip_norm: float
-) -> None:
-    update = torch.tensor([clip_norm, -clip_norm, clip_norm / 2], dtype=dtype) * (1 - 2**-6)
-    total = torch.zeros(3, dtype=torch.int64)
-    spacing = grid_spacing(clip_norm)
-    add_update(total, update, spacing)
-    assert to_real(total, spacing).tolist() == pytest.approx(update.tolist(), rel=1e-11)
-
-
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_the_sum_has_the_same_bytes_in_any_order_and_grouping(data: st.DataObject) -> None:
-    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
-    updates = list(torch.randn(12, 40, generator=generator) * 0.1)
-    order = data.draw(st.permutations(range(12)))
-    cut = data.draw(st.integers(0, 12))
-    totals = []
-    for numbers in (range(12), order[:cut], order[cut:]):
-        total = torch.zeros(40, dtype=torch.int64)
-        for number in numbers:
-            add_update(total, updates[number], SPACING)
-        totals.append(total)
-    assert torch.equal(totals[0], totals[1] + totals[2])
 
 
 @given(cohort=st.integers(1, 10**7), noise_multiplier=st.floats(0, 1e8))

@@ -83,6 +83,8 @@ def partial_sum(message: Message) -> PartialSum:
         outcomes=tuple(UserOutcome(user, 1.0, 1.0, False, 0.1) for user in users),
         noise_shares=sum(piece.noise_shares for piece in request.pieces),
         layer_clipped=(0,) * len(request.weights),
+        layer_norms=(2,) * len(request.weights),
+        layer_norms_clipped=(1,) * len(request.weights),
     )
 
 

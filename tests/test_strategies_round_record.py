@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.protocol import PartialSum, UserOutcome
+from clients.protocol import NORM_SPACING, PartialSum, UserOutcome
 from strategies.round_record import outcome_numbers
 
 LOSSES = st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=12)
@@ -18,7 +18,10 @@ def outcome(user: int, loss: float, fault: str = "") -> UserOutcome:
 
 
 def partial(*layers: int, **phases: float) -> PartialSum:
-    return PartialSum(np.zeros(1, np.int64), (), 0, layers, 10.0 * len(phases), phases)
+    norms = tuple(round(layer / NORM_SPACING) for layer in layers)
+    halves = tuple(norm // 2 for norm in norms)
+    size = 10.0 * len(phases)
+    return PartialSum(np.zeros(1, np.int64), (), 0, layers, size, phases, norms, halves)
 
 
 @given(losses=LOSSES, order=st.randoms(use_true_random=False))
@@ -40,6 +43,7 @@ def test_means_are_over_users_that_contributed_and_faults_are_named() -> None:
     assert (numbers["train_loss"], numbers["update_norm"]) == (2.0, 4.0)
     assert numbers["clipped_fraction"] == 1.0
     assert numbers["layer_clipped"] == [1.0, 0.5]
+    assert (numbers["layer_norms"], numbers["layer_norms_clipped"]) == ([1.0, 0.5], [0.5, 0.25])
     assert numbers["faults"] == {"7": "broken"}
     assert numbers["seconds_by_phase"] == {"noise": 1.5, "training": 2.0}
     assert numbers["peak_memory_megabytes"] == 20.0

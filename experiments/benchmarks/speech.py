@@ -32,8 +32,9 @@ from experiments.asr.features import FRAMES_PER_STEP, SAMPLE_RATE, frame_count, 
 from experiments.asr.flops import forward_flops
 from experiments.asr.model import PRESETS, ModelChanges, build_model, compile_blocks
 from experiments.benchmarks.server_step import commit
-from privacy.clipping import clip_tensors_in_place, layer_bounds
-from privacy.noise import add_noise, add_update, grid_spacing
+from privacy.clipped_sum import ClippedSum
+from privacy.clipping import layer_bounds
+from privacy.noise import add_noise, grid_spacing
 from privacy.seeds import Streams
 
 LABELS = 30
@@ -85,7 +86,7 @@ class User:
         self.weights = torch.cat([p.detach().reshape(-1) for p in self.parameters])
         self.received = self.weights.clone()
         self.update = torch.zeros_like(self.weights)
-        self.total = torch.zeros_like(self.weights, dtype=torch.int64)
+        self.summed = ClippedSum(self.sizes, self.weights.device)
         for parameter, view in zip(
             self.parameters, torch.split(self.weights, self.sizes), strict=True
         ):
@@ -143,15 +144,14 @@ class User:
         for _ in range(steps):
             self.step(speech)
         spacing = grid_spacing(CLIP_NORM)
-        with self.phase("clip"):
+        with self.phase("clip and add"):
             torch.sub(self.weights, self.received, out=self.update)
-            layers = list(torch.split(self.update, self.sizes))
             bounds = layer_bounds("per-layer-dim", CLIP_NORM, self.sizes)
-            clip_tensors_in_place(layers, "per-layer-dim", bounds)
-        with self.phase("add"):
-            add_update(self.total, self.update, spacing)
+            self.summed.start("per-layer-dim", bounds, spacing)
+            self.summed.add(self.update)
         with self.phase("noise"):
-            add_noise(self.total, Streams(0, "speech").source("noise", 1), CLIP_NORM, spacing)
+            source = Streams(0, "speech").source("noise", 1)
+            add_noise(self.summed.total, source, CLIP_NORM, spacing)
 
 
 def _finish(device: torch.device) -> None:
@@ -195,7 +195,7 @@ def _figures(
     phases: list[dict[str, float]],
 ) -> dict[str, Any]:
     middle = {name: statistics.median(each[name] for each in phases) for name in phases[0]}
-    private = sum(middle[name] for name in ("clip", "noise", "add"))
+    private = sum(middle[name] for name in ("clip and add", "noise"))
     training = sum(middle.values()) - private
     flops = step_flops(flags.model, speech)
     peak = next((p for name, p in BFLOAT16_PEAKS.items() if name in device_name(flags)), None)
