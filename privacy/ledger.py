@@ -12,7 +12,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from privacy import ledger_file
@@ -32,6 +32,7 @@ from privacy.ledger_charge import (
     realised_record,
 )
 from privacy.ledger_file import PlanFacts, Record
+from privacy.ledger_tally import AS_RUN, CLAIMED, LatestTally, Tally
 
 __all__ = ["Ceiling", "Charge", "Ledger", "LedgerRow", "PlanFacts", "Releases", "Reservation"]
 
@@ -41,7 +42,8 @@ class Ledger:
     """Charge releases to one file, durably, also for several processes at once.
 
     Each call opens the file anew, so a ledger may be used from any thread or process, and one
-    that was removed or replaced is noticed at the next call.
+    that was removed or replaced is noticed at the next call. What was counted once is not read
+    again: a call reads, and checks, the rows that were added since.
 
     run: name under which this ledger reserves; None where it only reads.
     busy_seconds: how long a call waits for another process before it gives up.
@@ -67,6 +69,7 @@ class Ledger:
     run: str | None
     facts: PlanFacts
     busy_seconds: float = 60.0
+    latest: LatestTally = field(default_factory=LatestTally, repr=False, compare=False)
 
     @classmethod
     def open(
@@ -89,8 +92,9 @@ class Ledger:
         place = Path(path)
         if create and not place.exists():
             ledger_file.create(place, plan_facts, busy_seconds)
-        _refuse_other_facts(place, ledger_file.verified_facts(place, busy_seconds), plan_facts)
-        return cls(place, run, plan_facts, busy_seconds)
+        found, tally = ledger_file.verified(place, busy_seconds)
+        _refuse_other_facts(place, found, plan_facts)
+        return cls(place, run, plan_facts, busy_seconds, LatestTally(tally))
 
     @classmethod
     def read(cls, path: str | Path, *, busy_seconds: float = 60.0) -> Ledger:
@@ -99,7 +103,8 @@ class Ledger:
         Raises: LedgerError as `open` does.
         """
         place = Path(path)
-        return cls(place, None, ledger_file.verified_facts(place, busy_seconds), busy_seconds)
+        facts, tally = ledger_file.verified(place, busy_seconds)
+        return cls(place, None, facts, busy_seconds, LatestTally(tally))
 
     def reserve(self, charge: Charge, *, ceiling: Ceiling | None = None) -> Reservation:
         """Charge one release before it is computed; it is on disk when this returns.
@@ -113,9 +118,10 @@ class Ledger:
         with self._writing() as connection:
             known = ledger_file.find(connection, record)
             if known is None:
-                ledger_file.insert(connection, record)
                 if ceiling is not None:
-                    _refuse_beyond(ceiling, _releases(connection, None, ledger_file.CLAIMED))
+                    asked = self._tallied(connection).including(record)
+                    _refuse_beyond(ceiling, _releases(asked, None, CLAIMED))
+                ledger_file.insert(connection, record)
             else:
                 _refuse_difference(self.path, known, record, ledger_file.CHARGED)
         stands = record if known is None else known
@@ -160,12 +166,12 @@ class Ledger:
         run: None for all runs of the file.
         """
         with self._reading() as connection:
-            return _releases(connection, run, ledger_file.CLAIMED)
+            return _releases(self._tallied(connection), run, CLAIMED)
 
     def releases_as_run(self, run: str | None = None) -> Releases:
         """List the events as run with their number, reserved and committed alike."""
         with self._reading() as connection:
-            return _releases(connection, run, ledger_file.AS_RUN)
+            return _releases(self._tallied(connection), run, AS_RUN)
 
     def rows(self, run: str | None = None) -> list[LedgerRow]:
         """List the charges in the order of run, round and attempt."""
@@ -209,6 +215,11 @@ class Ledger:
             )
         return charge_record(str(self.run), charge)
 
+    def _tallied(self, connection: sqlite3.Connection) -> Tally:
+        """Count what was added since the last call, and keep the counts for the next."""
+        self.latest.tally = ledger_file.tallied(self.path, connection, self.latest.tally)
+        return self.latest.tally
+
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """Give a connection to a file that still is this ledger."""
@@ -226,9 +237,8 @@ class Ledger:
             connection.execute("COMMIT")
 
 
-def _releases(connection: sqlite3.Connection, run: str | None, columns: Sequence[str]) -> Releases:
-    counted = ledger_file.counted(connection, run, columns)
-    return [(AccountingEvent(*values), number) for values, number in counted]
+def _releases(tally: Tally, run: str | None, columns: Sequence[str]) -> Releases:
+    return [(AccountingEvent(*values), number) for values, number in tally.by(run, columns)]
 
 
 def _refuse_beyond(ceiling: Ceiling, releases: Releases) -> None:

@@ -14,6 +14,7 @@ from privacy import ledger_file
 from privacy.errors import SettingsError
 from privacy.event import SAMPLINGS, AccountingEvent
 from privacy.ledger_file import PlanFacts, Record
+from privacy.ledger_tally import AS_RUN, CLAIMED
 
 Releases = list[tuple[AccountingEvent, int]]
 State = Literal["reserved", "committed"]
@@ -126,8 +127,8 @@ def ledger_row(record: Record) -> LedgerRow:
     plain = ("clip_norm", *ledger_file.REALISED, "reserved_at", "committed_at")
     return LedgerRow(
         **{name: record[name] for name in (*ledger_file.KEY, "key_hash", "state", *plain)},
-        event=AccountingEvent(*(record[name] for name in ledger_file.CLAIMED)),
-        event_as_run=AccountingEvent(*(record[name] for name in ledger_file.AS_RUN)),
+        event=AccountingEvent(*(record[name] for name in CLAIMED)),
+        event_as_run=AccountingEvent(*(record[name] for name in AS_RUN)),
     )
 
 

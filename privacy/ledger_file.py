@@ -11,19 +11,18 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from privacy.errors import LedgerError
 from privacy.event import Adjacency
+from privacy.ledger_tally import AS_RUN, CLAIMED, IDENTITY, PLACE, Tally
 
 Record = dict[str, Any]  # SQLite alone knows the type of each value
 
 KEY = ("run", "round", "attempt")
-CLAIMED = ("sampling", "population", "cohort", "noise_multiplier", "cohort_cap")
-AS_RUN = ("sampling", "users", "cohort_as_run", "noise_multiplier_as_run", "cohort_cap_as_run")
 CHARGED = ("key_hash", "adjacency", *CLAIMED, *AS_RUN[1:], "clip_norm")
 REALISED = ("cohort_realised", "replies", "noise_std_realised")
 CONTENT = (*KEY, *CHARGED, "state", *REALISED)
@@ -107,8 +106,8 @@ def create(path: Path, facts: PlanFacts, busy_seconds: float) -> None:
         beside.unlink(missing_ok=True)
 
 
-def verified_facts(path: Path, busy_seconds: float) -> PlanFacts:
-    """Check the whole file and give its facts; a file that is refused is left as it was.
+def verified(path: Path, busy_seconds: float) -> tuple[PlanFacts, Tally]:
+    """Check the whole file, give its facts and count it; a refused file is left as it was.
 
     Raises: LedgerError when the file is missing, of another kind or version, or damaged.
     """
@@ -154,24 +153,25 @@ def insert(opened: sqlite3.Connection, record: Record) -> None:
 
 
 def replace(opened: sqlite3.Connection, record: Record) -> None:
-    """Put a row in the place of the one with the same key, and seal it."""
-    opened.execute(
-        "DELETE FROM charge WHERE run = :run AND round = :round AND attempt = :attempt",
-        {name: record[name] for name in KEY},
-    )
-    insert(opened, record)
+    """Change the row with the same key in its place in the file, and seal it."""
+    sealed = record | {"seal": _record_seal(record)}
+    changes = ", ".join(f"{name} = :{name}" for name in sealed if name not in KEY)
+    where = " AND ".join(f"{name} = :{name}" for name in KEY)
+    opened.execute(f"UPDATE charge SET {changes} WHERE {where}", sealed)
 
 
-def counted(
-    opened: sqlite3.Connection, run: str | None, columns: Sequence[str]
-) -> list[tuple[tuple[Any, ...], int]]:
-    """Count the rows of one run, or of all, by their values in some columns, in fixed order."""
-    names = ", ".join(columns)
-    query = (
-        f"SELECT {names}, COUNT(*) FROM charge WHERE ? IS NULL OR run = ? "
-        f"GROUP BY {names} ORDER BY {names}"
+def tallied(path: Path, opened: sqlite3.Connection, known: Tally) -> Tally:
+    """Count the rows that came after the known ones; all rows where the file is another one.
+
+    Raises: LedgerError where a row that is counted does not fit its seal.
+    """
+    query = f"SELECT {', '.join(IDENTITY)} FROM charge WHERE rowid = ?"
+    end = opened.execute(query, (known.end,)).fetchone()
+    start = known if end is not None and tuple(end) == known.end_identity else Tally()
+    rows = opened.execute(
+        f"SELECT rowid AS {PLACE}, * FROM charge WHERE rowid > ? ORDER BY rowid", (start.end,)
     )
-    return [(tuple(row)[:-1], row[-1]) for row in opened.execute(query, (run, run))]
+    return start.extended(_sealed(path, dict(row)) for row in rows)
 
 
 def last_committed_round(opened: sqlite3.Connection, run: str) -> int | None:
@@ -200,7 +200,7 @@ def _refuse_other_kind(path: Path, busy_seconds: float) -> None:
         )
 
 
-def _verify(path: Path, busy_seconds: float, mode: str) -> PlanFacts:
+def _verify(path: Path, busy_seconds: float, mode: str) -> tuple[PlanFacts, Tally]:
     with connection(path, busy_seconds, mode) as opened:
         faults = [row[0] for row in opened.execute("PRAGMA integrity_check")]
         if faults != ["ok"]:
@@ -208,17 +208,19 @@ def _verify(path: Path, busy_seconds: float, mode: str) -> PlanFacts:
         query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"
         if dict(opened.execute(query).fetchall()) != _TABLES:
             raise _damaged(path, "its tables were changed")
-        facts = read_facts(path, opened)
-        for record in records(opened, None):
-            if _record_seal(record) != record["seal"]:
-                raise _damaged(path, f"row {[record[name] for name in KEY]} was changed")
-    return facts
+        return read_facts(path, opened), tallied(path, opened, Tally())
 
 
 def _write_record(opened: sqlite3.Connection, table: str, record: Record) -> None:
     names = ", ".join(record)
     marks = ", ".join(f":{name}" for name in record)
     opened.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", record)
+
+
+def _sealed(path: Path, record: Record) -> Record:
+    if _record_seal(record) != record["seal"]:
+        raise _damaged(path, f"row {[record[name] for name in KEY]} was changed")
+    return record
 
 
 def _record_seal(record: Record) -> str:

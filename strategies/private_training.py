@@ -7,7 +7,7 @@ commit, rename; only then is anything of the round shown, evaluated or sent on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from clients.protocol import PartialSum, UserOutcome, weights_record
 from privacy.accounting import Accountant, epsilon_spent
 from privacy.errors import CheckpointError
-from privacy.ledger import Ceiling, Charge, Ledger, Reservation
+from privacy.ledger import Ceiling, Charge, Ledger, Releases, Reservation
 from privacy.plan import PrivacyPlan
 from privacy.seeds import Streams
 from strategies.checkpoint import Checkpoint, CheckpointFolder
@@ -88,6 +88,7 @@ class PrivateTraining:
         self.reservation: Reservation | None = None
         self.arrays: ArrayRecord = weights_record(model.arrays())
         self.record: RoundRecord | None = None
+        self.answered: tuple[Releases, float] | None = None
 
     def configure(self, number: int, grid: Grid) -> list[Message]:
         """Charge the round, draw its cohort and build the messages."""
@@ -157,8 +158,12 @@ class PrivateTraining:
             return None
         return Ceiling(self.account.ceiling, self._epsilon)
 
-    def _epsilon(self, releases: Sequence[tuple[Any, int]]) -> float:
-        return epsilon_spent(releases, self.plan.delta, self.account.accountant).epsilon
+    def _epsilon(self, releases: Releases) -> float:
+        """Compute epsilon; the ceiling and the record of a round mostly ask for the same one."""
+        if self.answered is None or self.answered[0] != releases:
+            spent = epsilon_spent(releases, self.plan.delta, self.account.accountant)
+            self.answered = (releases, spent.epsilon)
+        return self.answered[1]
 
     def epsilon_so_far(self) -> float | None:
         """Compute the claimed epsilon of this run's charges; None where infinite."""

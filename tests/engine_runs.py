@@ -6,10 +6,10 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 from fedopt.config import Settings, build_settings
 
@@ -50,10 +50,7 @@ def run(settings: Settings, folder: Path, *, report: bool = False, **more: Any) 
     """
     from fedopt.simulation import simulate
 
-    if report:
-        return simulate(settings, output=folder, **more)
-    with mock.patch("fedopt.report.write_report", return_value={}):
-        return simulate(settings, output=folder, **more)
+    return simulate(settings, output=folder, report=report, **more)
 
 
 def order(folder: Path, behaviours: Mapping[int, str]) -> str:
@@ -113,6 +110,31 @@ def start_child(settings: Settings, folder: Path, crash: tuple[str, int] | None 
     )
     process.start()
     return process
+
+
+def session_of(leader: int) -> set[int]:
+    """List the living processes of the session that a process leads, by their ids."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] != "Z" and int(fields[3]) == leader:
+            found.add(int(entry.name))
+    return found
+
+
+def still_alive(processes: set[int], seconds: float) -> set[int]:
+    """Wait for processes to end; returns those that live on."""
+    deadline = time.monotonic() + seconds
+    while left := {pid for pid in processes if Path(f"/proc/{pid}").exists()}:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    return left
 
 
 def die_at(place: str, number: int) -> None:

@@ -6,7 +6,13 @@ import contextlib
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +25,14 @@ from engine_runs import (
     rows,
     run,
     run_in_child,
+    session_of,
     start_child,
+    still_alive,
 )
 from safetensors.numpy import load_file
 
+from fedopt import ray_grid
+from privacy.errors import SettingsError
 from strategies.cohort_round import LATE, LOST
 
 pytest.importorskip("ray")
@@ -163,10 +173,7 @@ def test_a_ray_run_whose_driver_was_killed_leaves_no_process_and_goes_on(
     child = start_child(engine_settings(ray(), **options), tmp_path / "cut", crash)
     child.join(300)
     assert child.exitcode == -9
-    deadline = time.monotonic() + 60
-    while processes_of(task) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not processes_of(task)
+    assert not still_alive(processes_of(task), 60)
     run_in_child(engine_settings(ray(3), **options), tmp_path / "cut")
     assert left_behind(tmp_path / "cut") == left_behind(tmp_path / "whole")
 
@@ -179,6 +186,88 @@ def test_users_that_all_end_their_workers_leave_a_release_of_noise_alone(tmp_pat
     changes = {**few, **ray(), "privacy.rounds": 1}
     found = run_in_child(engine_settings(changes, **options), tmp_path / "run")
     assert (found[1]["cohort"], found[1]["replies"]) == (3, 0)
+
+
+@pytest.mark.slow
+def test_the_noise_is_that_of_the_plan_when_a_worker_is_killed_from_outside(tmp_path: Path) -> None:
+    task = tmp_path / "task"
+    changes = {
+        **EVERYONE,
+        "server.strategy": "fedavg",
+        "server.server_lr": 0.7,
+        "privacy.rounds": 1,
+    }
+    options = {"folder": order(task, {}), "zero": True, "size": 60_000, "pause": 0.02}
+    run(engine_settings(changes, **options), tmp_path / "local")
+    child = start_child(engine_settings(changes | ray(), **options), tmp_path / "ray")
+    killed = kill_a_worker_in_every_round(child, tmp_path / "ray", task)
+    child.join(60)
+    assert (child.exitcode, len(killed)) == (0, 1)
+    step = load_file(tmp_path / "ray" / "model.safetensors")["first"]
+    assert float(np.std(step)) == pytest.approx(1.0 * 0.5 / 24 * 0.7, rel=0.03)
+    assert model_bytes(tmp_path / "ray") == model_bytes(tmp_path / "local")
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), 1.0).close()
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[int]:
+    """Start a Ray cluster of its own and give its port; all its processes are ended after."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # Ray's sockets need short paths
+        command = [
+            sys.executable, "-c", "from ray.scripts.scripts import main; main()",
+            "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}",
+            f"--ray-client-server-port={free_port()}", "--num-cpus=2", f"--temp-dir={folder}",
+            "--include-dashboard=false", "--disable-usage-stats",
+        ]  # fmt: skip
+        log = Path(folder) / "head.log"
+        with (
+            log.open("w") as opened,
+            subprocess.Popen(command, stdout=opened, stderr=opened, start_new_session=True) as head,
+        ):
+            try:
+                deadline = time.monotonic() + 120
+                while not answers(port):
+                    assert head.poll() is None, log.read_text()
+                    assert time.monotonic() < deadline, log.read_text()
+                    time.sleep(0.1)
+                yield port
+            finally:
+                for pid in session_of(head.pid) - {head.pid}:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                head.kill()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_joined_gives_the_same_bytes_and_outlives_the_run_and_a_killed_worker(
+    tmp_path: Path,
+) -> None:
+    task = tmp_path / "task"
+    changes = {**EVERYONE, "privacy.rounds": 2}
+    options = {"folder": order(task, {}), "pause": 0.02}
+    run(engine_settings(changes, **options), tmp_path / "local")
+    with cluster() as port:
+        joined = ray() | {"engine.ray_address": f"127.0.0.1:{port}"}
+        child = start_child(engine_settings(changes | joined, **options), tmp_path / "ray")
+        killed = kill_a_worker_in_every_round(child, tmp_path / "ray", task)
+        child.join(60)
+        assert (child.exitcode, len(killed)) == (0, 2)
+        assert not still_alive(processes_of(task), 60)
+        assert answers(port), "the cluster is not ours to end"
+    assert model_bytes(tmp_path / "ray") == model_bytes(tmp_path / "local")
 
 
 def refused(tmp_path: Path, settings: Any) -> str:
@@ -214,6 +303,33 @@ def test_an_address_where_no_cluster_answers_is_refused_in_a_sentence(tmp_path: 
     assert "127.0.0.1:9" in said
     assert "check --ray-address" in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_a_listener_that_is_no_cluster_is_refused_in_a_sentence(
+    answer: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says nothing, or hangs up, or is a web server; Ray would ask each for minutes."""
+    monkeypatch.setattr(ray_grid, "CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        done = threading.Event()
+
+        def serve() -> None:
+            with listening.accept()[0] as opened:
+                if answer is not None:
+                    opened.recv(1024)
+                    opened.sendall(answer)
+                else:
+                    done.wait(10)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        with pytest.raises(SettingsError, match=f"got '{address}'.*check --ray-address") as said:
+            ray_grid.refuse_unreachable(address)
+        done.set()
+        server.join(10)
+    assert "\n" not in str(said.value)
 
 
 @pytest.mark.slow
