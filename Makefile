@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 ROUNDS ?=
 ARGS ?=
 
-.PHONY: run test test-slow lint types format clean
+BENCH_FILE := experiments/results/engine.json
+
+.PHONY: run test test-slow bench lint types format clean
 
 run: $(VENV)/installed-all
 	$(BIN)/fedopt run $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
@@ -15,6 +17,14 @@ test: lint types
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/pytest -m slow
+
+# Ratios beside the committed ones; what moved by more than 10 % is named.
+bench: $(VENV)/installed-all build/pfl/bin/python
+	$(BIN)/python -m experiments.benchmarks.engine --quick --pfl build/pfl/bin/python \
+		--compare $(BENCH_FILE)
+
+build/pfl/bin/python: | $(VENV)/installed-all
+	sh experiments/benchmarks/make_pfl_environment.sh $(BIN)/python build/pfl
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -59,9 +59,9 @@ def load_user(
 
     Raises: UserFault where there are none, Unstackable where a batch holds other than tensors.
     """
-    found = [
-        move(trainer.task, batch, trainer.device) for batch in local_batches(data, work, generator)
-    ]
+    found = list(local_batches(data, work, generator))
+    if trainer.moves:
+        found = [move(trainer.task, batch, trainer.device) for batch in found]
     if not found:
         raise UserFault("has no data")
     batches, layouts = zip(*map(flattened, found), strict=True)
@@ -83,13 +83,13 @@ def flattened(batch: Batch) -> tuple[Tensors, Any]:
 
     Raises: Unstackable where it holds anything else.
     """
-    if isinstance(batch, torch.Tensor):
-        return [batch], None
     kind: Any = type(batch)
-    if kind is dict:
-        kind, values = tuple(batch), list(batch.values())
-    elif kind in (tuple, list):
+    if kind is tuple or kind is list:
         values = list(batch)
+    elif kind is dict:
+        kind, values = tuple(batch), list(batch.values())
+    elif isinstance(batch, torch.Tensor):
+        return [batch], None
     else:
         raise Unstackable(f"the batches hold a {type(batch).__name__}")
     if all(type(value) is torch.Tensor for value in values):
@@ -123,6 +123,7 @@ class StackTrainer:
                 torch.split(trainer.received, trainer.sizes), shapes, strict=True
             )
         ]
+        self.update = [view.view(shape) for view, shape in zip(trainer.layers, shapes, strict=True)]
         self.stack = [torch.empty(width, *shape, device=trainer.device) for shape in shapes]
         self.steps: OrderedDict[Any, StackedStep] = OrderedDict()
         self.generators = [torch.Generator() for _ in range(width)]
@@ -153,8 +154,8 @@ class StackTrainer:
 
     def write_update(self, place: int) -> None:
         """Leave the update of the user at a place of the stack in the trainer's `update`."""
-        for view, layer, start in zip(self.trainer.layers, self.stack, self.received, strict=True):
-            torch.sub(layer[place], start, out=view.view(start.shape))
+        for view, layer, start in zip(self.update, self.stack, self.received, strict=True):
+            torch.sub(layer[place], start, out=view)
 
     def _step(
         self, user: LoadedUser, number: int, weights: Tensors, batch: Tensors, work: LocalWork

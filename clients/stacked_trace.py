@@ -86,6 +86,7 @@ def trace(
     graph = _traced(vmap(grad_and_value(one), randomness="different"), model, weights, leaves)
     graph.graph.set_codegen(CodeGen())  # type: ignore[no-untyped-call]
     draws = take_over_draws(graph, len(weights[0]))
+    leave_out_nothings(graph)
     fused = hand_out(graph, len(weights), fuse)
     graph.graph.eliminate_dead_code()
     graph.recompile()
@@ -136,6 +137,16 @@ def take_over_draws(graph: GraphModule, users: int) -> UserDraws:
         node.replace_all_uses_with(own)
         graph.graph.erase_node(node)
     return draws
+
+
+def leave_out_nothings(graph: GraphModule) -> None:
+    """Take out operations that give what they got: reshapes to the same shape, products with 1."""
+    for node in list(graph.graph.nodes):
+        same = node.target in RESHAPES and shape_of(node) == shape_of(node.args[0])
+        once = node.target is aten.mul.Scalar and node.args[1] == 1
+        if same or (once and node.meta["val"].dtype == node.args[0].meta["val"].dtype):
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
 
 
 def hand_out(graph: GraphModule, layers: int, fuse: bool) -> tuple[bool, ...]:

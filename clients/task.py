@@ -75,7 +75,8 @@ class TensorUserData:
         order = torch.from_numpy(generator.permutation(len(self.tensors[0])))
         if not len(order):
             return
-        shuffled = [torch.split(tensor[order], self.batch_size) for tensor in self.tensors]
+        rows = [tensor.index_select(0, order) for tensor in self.tensors]
+        shuffled = [torch.unsafe_split(tensor, self.batch_size) for tensor in rows]
         yield from zip(*shuffled, strict=True)
 
 

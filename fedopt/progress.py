@@ -51,10 +51,13 @@ class Progress:
                 f"workers, {facts['device']}): claimed {facts['cohort']:,} of "
                 f"{facts['population']:,} users a round, noise multiplier "
                 f"{facts['noise_multiplier']:.4g}; trained {facts['simulated_cohort']} of "
-                f"{facts['users']:,}; {facts['parameters']:,} parameters",
+                f"{facts['users']:,}{at_once(facts['users_at_once'])}; "
+                f"{facts['parameters']:,} parameters",
                 file=sys.stderr,
                 flush=True,
             )
+            if facts["note"]:
+                print(f"note: {facts['note']}", file=sys.stderr, flush=True)
 
     def round(self, row: Row) -> None:
         """Show one round."""
@@ -102,3 +105,8 @@ class Progress:
             return None
         each = (time.monotonic() - self.started) / done
         return float(each * (self.settings.privacy.rounds - row["round"]))
+
+
+def at_once(users: int) -> str:
+    """Say that users are trained in stacks, where they are."""
+    return f", {users} at once" if users > 1 else ""

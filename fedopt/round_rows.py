@@ -81,6 +81,8 @@ def announcement(run: Run) -> Row:
         "epsilon": privacy.epsilon,
         "users": run.plan.simulation.users,
         "simulated_cohort": run.plan.simulation.cohort,
+        "users_at_once": run.settings.client.users_at_once,
+        "note": run.note,
         "parameters": sum(p.numel() for p in trainable(run.model).values()),
         "metric": getattr(run.task, "metric", "loss"),
     }

@@ -34,7 +34,10 @@ class Result:
 
 @dataclass
 class Run:
-    """Hold the parts of one run while it goes."""
+    """Hold the parts of one run while it goes.
+
+    note: what there is to say before it starts, in one sentence.
+    """
 
     settings: Settings
     plan: PrivacyPlan
@@ -49,6 +52,7 @@ class Run:
     log: RunLog
     history: list[Row] = field(default_factory=list)
     latest: RoundRecord | None = None
+    note: str = ""
 
     @property
     def streams(self) -> Streams:

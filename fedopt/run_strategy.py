@@ -64,7 +64,8 @@ def build_cohorts(run: Run, population: DealtPopulation | None = None) -> Cohort
         population=run.plan.population, delta=run.plan.delta, adjacency=run.plan.event.adjacency
     )
     return Cohorts(
-        population=population or DealtPopulation(len(run.task.user_ids())),
+        population=population
+        or DealtPopulation(len(run.task.user_ids()), users_at_once=client.users_at_once or 1),
         work=LocalWork(**client.model_dump()),
         streams=run.streams,
         # Without its ledger a run would forget what it has spent, so only a new run makes one.

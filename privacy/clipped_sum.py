@@ -84,6 +84,10 @@ class ClippedSum:
         self.wide = torch.empty(longest, dtype=torch.float64)
         self.product = torch.empty(longest, dtype=torch.float32)
         self.integers = torch.empty(longest, dtype=torch.int64)
+        self.views = [
+            torch.split(self.wide[: span.stop - span.start], list(span.lengths))
+            for span in self.spans
+        ]
         self.on_cpu = self.total.device.type == "cpu"
 
     def start(self, clipping: str, bounds: Sequence[float], spacing: float) -> None:
@@ -119,9 +123,9 @@ class ClippedSum:
         import torch
 
         parts: list[torch.Tensor] = []
-        for span in self.spans:
-            wide = self.wide[: span.stop - span.start].copy_(update[span.start : span.stop])
-            parts += torch._foreach_norm(torch.split(wide, list(span.lengths)))
+        for span, views in zip(self.spans, self.views, strict=True):
+            self.wide[: span.stop - span.start].copy_(update[span.start : span.stop])
+            parts += torch._foreach_norm(views)
         squares = [0.0] * len(self.sizes)
         layers = (layer for span in self.spans for layer in span.layers)
         for layer, part in zip(layers, torch.stack(parts).tolist() if parts else [], strict=True):
