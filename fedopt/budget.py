@@ -26,7 +26,12 @@ _FLAGS = (
         "with --solve cohort: population (default), or sample-rate: population, cohort and noise "
         "multiplier are then the start, and grow together at constant noise on the mean",
     ),
-    ("accountant", "NAME", "the one that is quoted and solved with: rdp (default), pld or all"),
+    (
+        "accountant",
+        "NAME",
+        "the one that is quoted and solved with: rdp (default), pld, exact; prv quotes but solves "
+        "nothing; all shows every one and quotes rdp",
+    ),
     ("sampling", "NAME", "poisson (default), fixed or everyone"),
     ("plot", "FILE", "draw epsilon by rounds and by population; .svg, .png or .pdf"),
 )

@@ -22,7 +22,7 @@ from privacy.calibration import (
     population_for,
     rounds_for,
 )
-from privacy.errors import PrivacyWarning
+from privacy.errors import PrivacyWarning, SettingsError
 from privacy.event import AccountingEvent, Sampling
 from privacy.statement import tier
 
@@ -78,11 +78,23 @@ def answer(request: BudgetRequest) -> BudgetAnswer:
     for name in available_accountants(event):
         if name not in spent:
             spent[name] = epsilon_spent(releases, request.delta, name)
+    if request.accountant == "all":
+        spent["prv"] = _third_opinion(releases, request.delta, spent[quoted])
     fixed_size = None
     if event.sampling != "fixed":
         drawn = replace(event, sampling="fixed")
         fixed_size = epsilon_spent([(drawn, rounds)], request.delta)
     return BudgetAnswer(request, event, rounds, quoted, spent, fixed_size)
+
+
+def _third_opinion(
+    releases: list[tuple[AccountingEvent, int]], delta: float, instead: PrivacySpent
+) -> PrivacySpent:
+    """Ask PRV; where it refuses, keep the sentence as a warning."""
+    try:
+        return epsilon_spent(releases, delta, "prv")
+    except SettingsError as refusal:
+        return replace(instead, warnings=(PrivacyWarning("prv-refused", str(refusal)),))
 
 
 def as_json(found: BudgetAnswer) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedopt import machine, run_directory
 from fedopt.config import Settings
+from privacy.plan import PrivacyPlan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +50,7 @@ class Choice:
 
 
 def with_users_at_once(
-    settings: Settings, task: Task, resumed: Path | None
+    settings: Settings, plan: PrivacyPlan, task: Task, resumed: Path | None
 ) -> tuple[Settings, str]:
     """Fill in how many users are trained at once; a run that is resumed keeps what it chose.
 
@@ -59,12 +60,12 @@ def with_users_at_once(
     if settings.client.users_at_once is None and resumed and run_directory.is_run(resumed):
         chosen = Choice(run_directory.load_settings(resumed).client.users_at_once or 1)
     else:
-        chosen = choose(settings, task)
+        chosen = choose(settings, plan, task)
     client = settings.client.model_copy(update={"users_at_once": chosen.users})
     return settings.model_copy(update={"client": client}), chosen.reason
 
 
-def choose(settings: Settings, task: Task) -> Choice:
+def choose(settings: Settings, plan: PrivacyPlan, task: Task) -> Choice:
     """Choose the width of stacks; it says why where a wish could not be met."""
     import torch
 
@@ -83,7 +84,7 @@ def choose(settings: Settings, task: Task) -> Choice:
     width, note = _within_memory(settings, parameters, wish or most)
     if width < 2:
         return Choice(1, note)
-    problem = Trial(settings, task, width).problem(measure=wish is None)
+    problem = Trial(settings, plan, task, width).problem(measure=wish is None)
     if problem:
         return Choice(1, f"users are trained one at a time, because {problem}")
     return Choice(width, note)
@@ -108,13 +109,15 @@ def _within_memory(settings: Settings, parameters: int, width: int) -> tuple[int
 class Trial:
     """Train the first users of a task one by one and in stacks, on a worker of its own."""
 
-    def __init__(self, settings: Settings, task: Task, width: int) -> None:
+    def __init__(self, settings: Settings, plan: PrivacyPlan, task: Task, width: int) -> None:
         import torch
 
         from clients.local_training import trainable
         from clients.worker import Worker
 
         self.settings, self.width = settings, width
+        # Without noise and, in effect, without clipping, so that every difference is seen.
+        self.plan = replace(plan, clip_norm=2.0**20, clipping="global", noise_multiplier=0.0)
         with torch.random.fork_rng(devices=[]):
             self.worker: Worker = Worker(task, settings.engine.device)
         # Copied, because the worker trains in the memory of these very parameters.
@@ -176,14 +179,11 @@ class Trial:
         return LocalWork(**{**self.settings.client.model_dump(), "users_at_once": width})
 
     def _request(self, users: Sequence[int], width: int) -> TrainRequest:
-        """Ask for updates without noise and, in effect, without clipping, so that all is seen."""
         from clients.protocol import MechanismSettings, Piece, StreamSettings, TrainRequest
-        from privacy.noise import grid_spacing
 
-        wide = 2.0**20
-        mechanism = MechanismSettings(
-            "global", (wide,) * len(self.weights), grid_spacing(wide), 0.0, len(users)
-        )
+        plan = self.plan
+        bounds = tuple(plan.bounds(self.worker.trainer.sizes))
+        mechanism = MechanismSettings(plan.clipping, bounds, plan.grid_spacing, 0.0, len(users))
         return TrainRequest(
             self.weights,
             (Piece(0, tuple(users), 0),),

@@ -1,4 +1,4 @@
-"""Answer what epsilon the releases so far have spent, by RDP, PLD or the exact Gaussian curve.
+"""Answer what epsilon the releases so far have spent: by RDP, PLD, PRV or the exact curve.
 
 Everything the accountants of Opacus and dp-accounting cannot do, do wrongly, or do with a silent
 loss is caught here: the answer names the library that gave it and carries its warnings.
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from privacy.accounting_pld import LARGEST_EPSILON, LossBound, delta_of, loss_bound
+from privacy.accounting_prv import describes, variable_bound
 from privacy.accounting_rdp import RenyiBound, renyi_bound
 from privacy.accounting_values import (
     choice_problems,
@@ -29,15 +30,17 @@ from privacy.accounting_warnings import (
     loss_skipped,
     loss_warnings,
     renyi_warnings,
+    variable_warnings,
 )
 from privacy.errors import PrivacyWarning, SettingsError
 from privacy.event import AccountingEvent, Adjacency
 from privacy.gaussian import gaussian_epsilon
 
-Accountant = Literal["rdp", "pld", "exact"]
+Accountant = Literal["rdp", "pld", "exact", "prv"]
 Releases = Sequence[tuple[AccountingEvent, int]]
 
-ACCOUNTANTS: tuple[Accountant, ...] = ("rdp", "pld", "exact")
+_LIBRARIES = {"rdp": "opacus", "pld": "dp-accounting", "exact": "scipy", "prv": "opacus"}
+ACCOUNTANTS: tuple[Accountant, ...] = ("rdp", "pld", "exact", "prv")
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def epsilon_spent(releases: Releases, delta: float, accountant: Accountant = "rd
 
     Raises: SettingsError when a value is out of range, samplings cannot be added up, or the
     accountant cannot describe the sampling.
-    Reference: see privacy.accounting_rdp, privacy.accounting_pld and privacy.gaussian.
+    Reference: see privacy.accounting_rdp, accounting_pld, accounting_prv and privacy.gaussian.
     Guarantee: the sequence of all releases is (epsilon, delta)-DP for one user, under `adjacency`.
     Not covered: any other output (losses, norms, evaluation), and a sampler, clip or noise that
     differs from the events.
@@ -91,11 +94,19 @@ def epsilon_spent(releases: Releases, delta: float, accountant: Accountant = "rd
     if accountant == "exact":
         return replace(blank, epsilon=gaussian_epsilon(_gaussian_strength(merged), delta))
     renyi = _by_renyi(replace(blank, accountant="rdp"), merged)
+    if accountant == "prv":
+        return _by_variables(blank, merged, renyi)
     return renyi if accountant == "rdp" else _by_loss(blank, merged, renyi)
 
 
 def available_accountants(event: AccountingEvent) -> tuple[Accountant, ...]:
-    """List the accountants that describe this event, best known first."""
+    """List the accountants that are shown for this event, best known first.
+
+    PRV is not among them: it is a third opinion for who asks, at the cost of a second or more.
+
+    >>> available_accountants(AccountingEvent("fixed", 1000, 10, 1.0))
+    ('rdp',)
+    """
     if event.cohort_cap is not None:
         return ("pld",)
     if event.sampling == "fixed":
@@ -107,6 +118,10 @@ def epsilon_without_amplification(releases: Releases, delta: float) -> float:
     """Give the epsilon that holds even where everybody knows who was in which cohort.
 
     It is exact for a user who is in every cohort; under replace-one the sensitivity is 2C.
+
+    >>> event = AccountingEvent("poisson", 1000, 10, 2.0)
+    >>> round(epsilon_without_amplification([(event, 4)], 1e-5), 4)  # one Gaussian of mu 1
+    4.3772
 
     Reference: Balle and Wang 2018 (arXiv 1805.06530), Theorem 8.
     Guarantee: (epsilon, delta)-DP under the adjacency of the events, with no secret sampling.
@@ -125,6 +140,9 @@ def gdp_mu(releases: Releases) -> float | None:
     mu^2 = sum over rounds of q^2 (e^(1/z^2) - 1), and 1/z^2 where q = 1 (exact there).
     None for fixed-size cohorts, where no such formula holds under replace-one; inf where z is tiny.
 
+    >>> gdp_mu([(AccountingEvent("everyone", 10, 10, 2.0), 4)])
+    1.0
+
     Reference: Bu, Dong, Long and Su 2020 (arXiv 1911.11607), Corollary 4 (Poisson sampling).
     Not covered: this is a description in the limit of many rounds, it can be too small and is never
     used as a guarantee.
@@ -137,6 +155,10 @@ def gdp_mu(releases: Releases) -> float | None:
 
 def delta_at(releases: Releases, epsilon: float) -> float:
     """Bound delta at epsilon by PLD, one point of the privacy profile.
+
+    >>> event = AccountingEvent("everyone", 10, 10, 2.0)
+    >>> f"{delta_at([(event, 4)], 4.3772):.1e}"
+    '1.0e-05'
 
     Raises: SettingsError when a value is out of range or PLD cannot describe the sampling.
     """
@@ -155,13 +177,10 @@ def delta_at(releases: Releases, epsilon: float) -> float:
 
 
 def _accountant_problems(accountant: str, merged: Releases) -> Iterator[str]:
-    if accountant == "prv":
-        yield "accountant prv is not built in yet, got 'prv'; use pld, which is as tight and faster"
-        return
     unknown = tuple(choice_problems("accountant", accountant, ACCOUNTANTS))
     yield from unknown
     for event in {} if unknown else dict(merged):
-        able = available_accountants(event)
+        able = _able(event)
         if accountant not in able:
             sampling = "poisson sampling with a cohort cap" if event.cohort_cap else event.sampling
             yield (
@@ -169,6 +188,10 @@ def _accountant_problems(accountant: str, merged: Releases) -> Iterator[str]:
                 f"{' and '.join(able)} can; choose accountant {able[0]}"
             )
             return
+
+
+def _able(event: AccountingEvent) -> tuple[Accountant, ...]:
+    return (*available_accountants(event), *(("prv",) if describes(event) else ()))
 
 
 def _blank(merged: Releases, delta: float, accountant: Accountant) -> PrivacySpent:
@@ -179,7 +202,7 @@ def _blank(merged: Releases, delta: float, accountant: Accountant) -> PrivacySpe
         delta=delta,
         accountant=accountant,
         order=None,
-        library=library_version({"rdp": "opacus", "pld": "dp-accounting"}.get(accountant, "scipy")),
+        library=library_version(_LIBRARIES[accountant]),
         adjacency=events[0].adjacency if events else "add-or-remove-one",
         sampling="+".join(named) or "none",
         warnings=delta_warnings(events, delta),
@@ -218,6 +241,12 @@ def _by_loss(blank: PrivacySpent, merged: Releases, renyi: PrivacySpent) -> Priv
         library=library_version(bound.distribution),
         warnings=(*blank.warnings, *found),
     )
+
+
+def _by_variables(blank: PrivacySpent, merged: Releases, renyi: PrivacySpent) -> PrivacySpent:
+    bound = variable_bound(merged, blank.delta, renyi.epsilon)
+    found = variable_warnings(bound.epsilon, bound.error)
+    return replace(blank, epsilon=bound.epsilon, warnings=(*blank.warnings, *found))
 
 
 def _loss_bound(merged: Releases, delta: float, renyi: PrivacySpent) -> LossBound | None:

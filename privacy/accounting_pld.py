@@ -48,6 +48,10 @@ def loss_bound(releases: Releases, delta: float, guess: float, order: float) -> 
     releases: merged and checked, add-or-remove-one, each noise multiplier > 0.
     guess, order: an upper bound of epsilon and the Renyi order that gave it; they size the grid.
 
+    >>> found = loss_bound([(AccountingEvent("poisson", 1000, 10, 1.0), 100)], 1e-5, 1.22, 8.8)
+    >>> round(found.epsilon, 2)
+    0.72
+
     Raises: MemoryError where even the first grid is too large.
     Reference: Doroshenko et al. 2022 (arXiv 2207.04380), Algorithm 1, "connect the dots".
     Guarantee: (epsilon, delta)-DP of all releases together, add-or-remove-one, Poisson sampling

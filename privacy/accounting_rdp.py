@@ -44,6 +44,10 @@ def renyi_bound(releases: Sequence[tuple[AccountingEvent, int]], delta: float) -
 
     releases: merged and checked, of one adjacency, each noise multiplier > 0.
 
+    >>> bound = renyi_bound([(AccountingEvent("poisson", 1000, 10, 1.0), 100)], 1e-5)
+    >>> round(bound.epsilon, 3), bound.order
+    (1.214, 8.8)
+
     Reference: Mironov, Talwar and Zhang 2019 (arXiv 1908.10530), section 3.3, for Poisson sampling;
     Wang, Balle and Kasiviswanathan 2019 (arXiv 1808.00087), Theorem 27, for fixed-size cohorts;
     Balle et al. 2020 (arXiv 1905.09982), Theorem 21, for the step from orders to epsilon.

@@ -58,6 +58,16 @@ def loss_looser(epsilon: float) -> PrivacyWarning:
     return PrivacyWarning("pld-looser", text)
 
 
+def variable_warnings(epsilon: float, error: float) -> tuple[PrivacyWarning, ...]:
+    """Say that the error which PRV adds to be safe is a large part of what it shows."""
+    if error <= epsilon / 10:
+        return ()
+    text = (
+        f"Of the epsilon {epsilon:.3g} that PRV shows, {error:.3g} is its own error; PLD has less."
+    )
+    return (PrivacyWarning("prv-error", text),)
+
+
 def loss_warnings(distribution: str) -> tuple[PrivacyWarning, ...]:
     """Say that the project's own transform answered instead of dp-accounting."""
     if distribution != OWN:

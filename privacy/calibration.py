@@ -97,6 +97,11 @@ def rounds_for(
 ) -> int:
     """Find the most rounds, at most 10^7, that meet epsilon.
 
+    >>> rounds_for(
+    ...     population=34_753, cohort=1024, delta=1e-9, epsilon=8.0, noise_multiplier=1.335
+    ... )
+    2003
+
     Raises: SettingsError when a value is out of range, or one round is already too much.
     Guarantee: epsilon_spent after the returned number of rounds is at most epsilon.
     Not covered: what epsilon_spent does not cover.
@@ -140,6 +145,11 @@ def cohort_for(
 
     hold "population": the largest cohort of this population at this noise multiplier.
     hold "sample-rate": the smallest cohort, see `cohort_at_sample_rate`; `cohort` is needed there.
+
+    >>> cohort_for(
+    ...     population=34_753, rounds=2000, delta=1e-9, epsilon=8.0, noise_multiplier=1.335
+    ... )
+    1024
 
     Raises: SettingsError when a value is out of range or no cohort meets epsilon.
     Guarantee: epsilon_spent with the returned cohort is at most epsilon.
@@ -193,6 +203,13 @@ def cohort_at_sample_rate(
     population, cohort and noise multiplier describe a run; all three grow by the same factor, so
     the mean of the updates carries the same noise: the extrapolation of arXiv 2310.00098, table 1.
 
+    >>> scaled = cohort_at_sample_rate(
+    ...     population=34_753, cohort=1024, rounds=2000, delta=1e-9, epsilon=10.0,
+    ...     noise_multiplier=0.01024,
+    ... )
+    >>> round(scaled.cohort, -3)
+    116000
+
     Raises: SettingsError when a value is out of range or no cohort meets epsilon.
     Guarantee: epsilon_spent with the returned three numbers is at most epsilon.
     Not covered: whether the model stays as good with a larger cohort.
@@ -220,6 +237,11 @@ def population_for(
     accountant: Accountant = "rdp",
 ) -> int:
     """Find the smallest population, at most 10^12, from which this cohort meets epsilon.
+
+    >>> population_for(
+    ...     cohort=1024, rounds=2000, delta=1e-9, epsilon=8.0, noise_multiplier=1.335
+    ... )
+    34723
 
     Raises: SettingsError when a value is out of range or no population meets epsilon.
     Guarantee: epsilon_spent with the returned population is at most epsilon.

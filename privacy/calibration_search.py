@@ -155,7 +155,12 @@ def check(
         *choice_problems("accountant", target.accountant, ACCOUNTANTS),
         *more,
     ]
-    if not problems:
+    if not problems and target.accountant == "prv":
+        problems.append(
+            "accountant prv answers what an epsilon is, and solves for nothing: it stops where "
+            "epsilon is large or delta small; solve with accountant pld"
+        )
+    elif not problems:
         able = available_accountants(AccountingEvent(target.sampling, 2, 1, 1.0))
         if target.accountant not in able:
             problems.append(

@@ -19,6 +19,10 @@ class AccountingEvent:
     cohort: expected cohort size m (exact size where sampling is "fixed"; N where "everyone").
     noise_multiplier: noise standard deviation on the SUM of clipped updates / clip norm C.
     cohort_cap: a Poisson cohort larger than this is truncated; None where there is no cap.
+
+    >>> event = AccountingEvent("fixed", 1000, 10, 1.0)
+    >>> event.sample_rate, event.adjacency
+    (0.01, 'replace-one')
     """
 
     sampling: Sampling

@@ -63,6 +63,10 @@ def compose(parts: Parts, theta: float) -> Composition:
     parts: grids of one interval, each with its number of rounds.
     theta: the tilt, > 0; the best Renyi order minus 1 puts the bulk near epsilon.
 
+    >>> grid = LossGrid(0.5, -1, np.array([0.25, 0.5, 0.25]), 0.0)
+    >>> [round(float(weight), 4) for weight in compose([(grid, 2)], 1.0).weights]
+    [0.0625, 0.25, 0.375, 0.25, 0.0625, 0.0]
+
     Reference: the tilt is the change of measure of Daniels 1954, section 2 (saddle points).
     Guarantee: an upper bound of the curve of the given grids, up to about 1e-9 relative in delta.
     Not covered: the step from the true loss to the grid, see privacy.loss_grid.

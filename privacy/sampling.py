@@ -17,6 +17,11 @@ def poisson_cohort(source: Source, users: int, rate: float) -> NDArray[np.int64]
 
     Returns: int64 array of distinct ids in [0, users); it may be empty.
 
+    >>> from privacy.seeds import SystemSource
+    >>> ids = poisson_cohort(SystemSource(), 10**9, 1e-5)
+    >>> 9_000 < len(ids) < 11_000
+    True
+
     Reference: Devroye, Non-Uniform Random Variate Generation (1986), X.2 (geometric by inversion).
     Guarantee: with a secret source, inclusion is exactly the independent sampling that the
     Poisson-subsampled Gaussian event describes.
@@ -39,6 +44,10 @@ def poisson_cohort(source: Source, users: int, rate: float) -> NDArray[np.int64]
 
 def fixed_cohort(source: Source, users: int, size: int) -> NDArray[np.int64]:
     """Draw a uniformly random subset of exactly `size` ids out of `users`; ids ascend.
+
+    >>> from privacy.seeds import SystemSource
+    >>> len(set(fixed_cohort(SystemSource(), 1000, 17).tolist()))
+    17
 
     Guarantee: simple random sampling without replacement, accounted under replace-one.
     Not covered: the Poisson guarantee, which a fixed-size draw does not have.
@@ -64,6 +73,12 @@ def draw_cohort(
 
     users: how many ids there are. cohort: expected size (exact where sampling is "fixed").
     cap: a larger Poisson cohort is cut to a uniformly random subset of this size.
+
+    >>> from privacy.seeds import SystemSource
+    >>> draw_cohort(SystemSource(), "everyone", 4, 4).tolist()
+    [0, 1, 2, 3]
+
+    Guarantee, Not covered: as poisson_cohort, fixed_cohort and cut_to_cap.
     """
     if sampling == "everyone":
         return np.arange(users, dtype=np.int64)
@@ -75,7 +90,13 @@ def draw_cohort(
 def cut_to_cap(source: Source, drawn: NDArray[np.int64], cap: int | None) -> NDArray[np.int64]:
     """Cut a cohort larger than `cap` to a uniformly random subset of that size.
 
+    >>> from privacy.seeds import SystemSource
+    >>> len(cut_to_cap(SystemSource(), np.arange(50), 20))
+    20
+
     Reference: arXiv 2508.15089 (truncated Poisson subsampling), accounted by PLD alone.
+    Guarantee: with a secret source, each subset of that size is equally likely.
+    Not covered: the plain Poisson event, which is not what a cut cohort follows.
     """
     if cap is None or len(drawn) <= cap:
         return drawn

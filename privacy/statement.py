@@ -13,6 +13,7 @@ from privacy.plan import PrivacyPlan
 ACCOUNTANT_WORDS = {
     "rdp": "RDP",
     "pld": "PLD",
+    "prv": "PRV",
     "exact": "the exact Gaussian curve",
 }
 
@@ -65,6 +66,9 @@ def round_up(value: float, digits: int = 2) -> str:
 def tier(epsilon: float) -> str:
     """Name the tier of an epsilon.
 
+    >>> tier(7.2)
+    'tier 2: reasonable guarantee'
+
     Reference: Ponomareva et al. 2023 (arXiv 2303.00654), section 5.2.1.
     """
     if epsilon <= 1.0:
@@ -75,7 +79,11 @@ def tier(epsilon: float) -> str:
 
 
 def strength(epsilon: float) -> str:
-    """Say in plain words how little a large epsilon guarantees; empty where it is at most 10."""
+    """Say in plain words how little a large epsilon guarantees; empty where it is at most 10.
+
+    >>> strength(51.0)
+    'no meaningful guarantee'
+    """
     if epsilon > 50.0:
         return "no meaningful guarantee"
     if epsilon > 10.0:
@@ -104,6 +112,12 @@ def guarantee_sentence(plan: PrivacyPlan, spent: Epsilon, rounds: int, randomnes
 
     rounds: released models. It is "simulated" where the randomness can be repeated or other
     cohorts were drawn than those claimed.
+
+    >>> plan = PrivacyPlan(population=1000, cohort=10, rounds=5, delta=1e-5,
+    ...                    noise_multiplier=1.0, clip_norm=2.0)
+    >>> spent = Epsilon(2.345, 1e-5, "add-or-remove-one", "poisson", "rdp", "opacus 1.6.0")
+    >>> guarantee_sentence(plan, spent, 5, "secure")[:72]
+    'The sequence of all 5 released models is (epsilon <= 2.35, delta = 1e-05'
 
     Reference: privacy budget reports after Ponomareva et al. 2023 (arXiv 2303.00654), section 5.3.
     Guarantee: the sentence names delta, unit, adjacency, sampling, releases and accountant.

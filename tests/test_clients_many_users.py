@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -123,10 +124,10 @@ class StackTask:
         return [f"{number:03d}" for number in range(12)]
 
     def user_data(self, user_id: str) -> Points:
-        """Give a user 18, 19 or 20 examples."""
+        """Give a user 18 or 19 examples."""
         user = int(user_id)
         generator = torch.Generator().manual_seed(user)
-        points = torch.randn(18 + user % 3, 12, generator=generator)
+        points = torch.randn(18 + user % 2, 12, generator=generator)
         labels = torch.randint(0, 5, (len(points),), generator=generator)
         return Points(TensorUserData((points, labels), 6), self.faults.get(user, ""))
 
@@ -170,8 +171,11 @@ RULES: list[dict[str, float]] = [
 ]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: "-".join(rule) or "plain")
-@pytest.mark.parametrize("build", [perceptron, normed, dropping, Convolution])
+CASES = [(perceptron, rule) for rule in RULES]
+CASES += [(build, rule) for build in (normed, dropping, Convolution) for rule in RULES[:2]]
+
+
+@pytest.mark.parametrize(("build", "rule"), CASES)
 def test_a_stack_trains_each_user_as_one_user_at_a_time_does(
     build: Callable[[], nn.Module], rule: dict[str, Any]
 ) -> None:
@@ -187,13 +191,18 @@ def test_a_stack_trains_each_user_as_one_user_at_a_time_does(
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
-@settings(max_examples=15, deadline=None)
+@functools.cache
+def kept_worker(build: Callable[[], nn.Module]) -> Worker:
+    """Keep a worker with the steps that it has traced."""
+    return Worker(StackTask(build))
+
+
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_who_shares_a_stack_changes_no_bit(data: st.DataObject) -> None:
-    build = data.draw(st.sampled_from([perceptron, normed, dropping]))
+    worker = kept_worker(data.draw(st.sampled_from([normed, dropping])))
     users = data.draw(st.permutations(range(12)))
     cut = data.draw(st.integers(1, 11))
-    worker = Worker(StackTask(build))
     whole = train(worker, range(12), work_of(12)).total
     parts = [train(worker, part, work_of(12)).total for part in (users[:cut], users[cut:])]
     assert whole.tobytes() == (parts[0] + parts[1]).tobytes()

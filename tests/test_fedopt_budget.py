@@ -202,7 +202,7 @@ def test_every_mistake_is_one_sentence_and_all_come_at_once(capsys):
         ("--cohort 5 --noise-multiplier 1", "--population is needed here"),
         (f"{HIGH} --epsilon 5 --noise-multiplier 1 --solve rounds", "--rounds must be left out"),
         (f"{HIGH} --epsilon 5 --hold sample-rate", "--hold goes with --solve cohort only"),
-        (f"{HIGH} --noise-multiplier 1 --accountant prv", "prv is not built in"),
+        (f"{HIGH} --epsilon 5 --accountant prv", "solves for nothing"),
         (f"{HIGH} --epsilon 1e-7", "epsilon must be above"),
         ("--population 5 --cohort 9 --rounds 1 --delta 0.1 --epsilon 1", "at most population"),
         ("--population 1e300 --cohort 9 --rounds 1 --delta 0.1 --epsilon 1", "whole number"),

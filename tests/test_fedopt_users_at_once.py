@@ -14,9 +14,9 @@ from torch import nn
 from experiments.classification.task import ClassificationTask
 from fedopt import run_directory
 from fedopt.config import Settings, build_settings
-from fedopt.planning import resolve, settings_problems
+from fedopt.planning import build_plan, resolve, settings_problems
 from fedopt.simulation import simulate
-from fedopt.users_at_once import choose, with_users_at_once
+from fedopt.users_at_once import Choice, choose, with_users_at_once
 from privacy.errors import SettingsError
 
 TABLES: dict[str, dict[str, Any]] = {
@@ -36,6 +36,10 @@ TABLES: dict[str, dict[str, Any]] = {
 
 def settings_with(**client: Any) -> Settings:
     return resolve(build_settings({**TABLES, "client": client}), 60)
+
+
+def chosen_by(settings: Settings, task: ClassificationTask) -> Choice:
+    return choose(settings, build_plan(settings, 60), task)
 
 
 class TossingTask(ClassificationTask):
@@ -75,7 +79,7 @@ class TextTask(ClassificationTask):
 
 
 def test_a_wish_that_can_be_met_is_met_without_a_word() -> None:
-    chosen = choose(settings_with(users_at_once=12), ClassificationTask(users=60))
+    chosen = chosen_by(settings_with(users_at_once=12), ClassificationTask(users=60))
     assert (chosen.users, chosen.reason) == (12, "")
 
 
@@ -90,7 +94,7 @@ def test_a_wish_that_can_be_met_is_met_without_a_word() -> None:
 def test_a_task_that_cannot_be_stacked_is_named_in_one_line(
     task: type[ClassificationTask], why: str
 ) -> None:
-    chosen = choose(settings_with(users_at_once=12), task(users=60))
+    chosen = chosen_by(settings_with(users_at_once=12), task(users=60))
     assert chosen.users == 1
     assert why in chosen.reason
     assert "\n" not in chosen.reason
@@ -100,7 +104,7 @@ def test_a_stack_that_memory_does_not_hold_shrinks_and_says_so() -> None:
     settings = settings_with(users_at_once=500)
     engine = settings.engine.model_copy(update={"worker_megabytes": 1.0})
     small = settings.model_copy(update={"engine": engine})
-    chosen = choose(small, ClassificationTask(users=60))
+    chosen = chosen_by(small, ClassificationTask(users=60))
     assert 2 <= chosen.users < 500
     assert "users-at-once 500 needs about" in chosen.reason
     assert f"so it is {chosen.users}" in chosen.reason
@@ -112,10 +116,10 @@ def test_nothing_is_tried_where_one_at_a_time_is_asked_for_or_due() -> None:
             """Nobody asks."""
             raise AssertionError
 
-    assert choose(settings_with(users_at_once=1), Untouched()).users == 1
-    assert choose(settings_with(user_seconds=3.0), Untouched()).users == 1
+    assert chosen_by(settings_with(users_at_once=1), Untouched()).users == 1
+    assert chosen_by(settings_with(user_seconds=3.0), Untouched()).users == 1
     wide = Untouched(hidden=60_000)  # two copies are more weights than a stack should have
-    assert choose(settings_with(), wide).users == 1
+    assert chosen_by(settings_with(), wide).users == 1
 
 
 def test_a_deadline_and_stacks_exclude_each_other() -> None:
@@ -126,7 +130,7 @@ def test_a_deadline_and_stacks_exclude_each_other() -> None:
 
 
 def test_the_choice_is_measured_and_never_wider_than_half_the_cohort() -> None:
-    assert choose(settings_with(), ClassificationTask(users=60, hidden=16)).users in (1, 15)
+    assert chosen_by(settings_with(), ClassificationTask(users=60, hidden=16)).users in (1, 15)
 
 
 def test_a_run_keeps_its_choice_on_resume(tmp_path: Path) -> None:
@@ -135,7 +139,9 @@ def test_a_run_keeps_its_choice_on_resume(tmp_path: Path) -> None:
     settings = run_directory.load_settings(first.path)
     assert settings.client.users_at_once == 7
     unsaid = resolve(build_settings(TABLES), 60)
-    kept, note = with_users_at_once(unsaid, ClassificationTask(users=60), first.path)
+    kept, note = with_users_at_once(
+        unsaid, build_plan(unsaid, 60), ClassificationTask(users=60), first.path
+    )
     assert (kept.client.users_at_once, note) == (7, "")
     with pytest.raises(SettingsError, match="users-at-once 7 -> 8"):
         simulate({**TABLES, "client": {"users_at_once": 8}}, output=first.path, resume=True)

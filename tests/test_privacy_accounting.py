@@ -1,12 +1,10 @@
-"""Epsilon by every accountant: against golden numbers, exact curves, and each other."""
+"""Epsilon by every accountant: against exact curves, against each other, and what is refused."""
 
-import json
 import logging
 import math
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import dp_accounting
 import numpy as np
@@ -30,61 +28,9 @@ from privacy.gaussian import gaussian_delta, gaussian_epsilon
 from privacy.loss_composition import compose
 from privacy.loss_grid import one_round
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "epsilon.json").read_text())
-EVERY_ROW = GOLDEN["cases"] + GOLDEN["paper_rows"]
-ROWS = [row for row in EVERY_ROW if row["sampling"] in ("poisson", "none")]
-FIXED_ROWS = [row for row in EVERY_ROW if row["sampling"] == "without-replacement"]
-REFERENCED = [row for row in ROWS if row["reference"]["epsilon"]]
-
-# At delta 1e-12 dp-accounting's transform rounds below the truth, so this "reference" is no upper
-# bound. Origin: the losses of one round rounded down (up) to a grid of 5e-5 and added up 2000 times
-# by direct convolution give 0.90360 (1.00360), and 0.85346 (1.05346) on a grid of 1e-4: half of the
-# rounding is the shift both times, so the truth is 0.9536.
-ROUNDED_BELOW = {"g023": (0.9532, 0.9541)}
-
-
-def event_of(row) -> AccountingEvent:
-    population = row.get("population") or 10**6
-    sampling = {"none": "everyone", "poisson": "poisson"}.get(row["sampling"], "fixed")
-    return AccountingEvent(sampling, population, row.get("cohort") or population, row["sigma"])
-
 
 def codes(spent) -> list[str]:
     return [warning.code for warning in spent.warnings]
-
-
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["id"])
-def test_rdp_equals_opacus_or_is_smaller_and_never_below_the_reference(row):
-    spent = epsilon_spent([(event_of(row), row["steps"])], row["delta"])
-    assert spent.epsilon <= row["epsilon"]["opacus_rdp"]["epsilon"] * (1 + 1e-9)
-    assert spent.epsilon >= (row["reference"]["epsilon"] or 0)
-    extended = row.get("epsilon_extended_orders", {}).get("opacus_rdp_extended_orders")
-    if extended:
-        assert spent.epsilon <= extended["epsilon"] * (1 + 1e-9)
-    if spent.order == row["epsilon"]["opacus_rdp"]["order"]:
-        assert spent.epsilon == pytest.approx(row["epsilon"]["opacus_rdp"]["epsilon"], rel=1e-9)
-
-
-@pytest.mark.parametrize("row", REFERENCED, ids=lambda row: row["id"])
-def test_pld_is_within_one_percent_above_the_reference_and_not_above_rdp(row):
-    releases = [(event_of(row), row["steps"])]
-    spent = epsilon_spent(releases, row["delta"], "pld")
-    assert spent.accountant == "pld"
-    assert spent.epsilon <= epsilon_spent(releases, row["delta"]).epsilon
-    if row["id"] in ROUNDED_BELOW:
-        low, high = ROUNDED_BELOW[row["id"]]
-        assert row["reference"]["epsilon"] < low <= spent.epsilon <= high
-    else:
-        assert spent.epsilon <= row["reference"]["epsilon"] * 1.01
-
-
-@pytest.mark.parametrize("row", FIXED_ROWS, ids=lambda row: row["id"])
-def test_fixed_size_cohorts_are_accounted_with_twice_the_sensitivity(row):
-    spent = epsilon_spent([(event_of(row), row["steps"])], row["delta"])
-    assert spent.epsilon <= row["reference"]["upper"] * (1 + 1e-9)
-    assert spent.epsilon >= row["reference"]["lower"]
-    assert spent.adjacency == "replace-one"
-    assert spent.library.startswith("dp-accounting ")
 
 
 @pytest.mark.parametrize(
@@ -335,13 +281,6 @@ def test_poisson_and_everyone_add_up():
         assert both.sampling == "poisson+everyone"
 
 
-def test_samplings_of_different_adjacency_are_refused_by_name():
-    fixed = (AccountingEvent("fixed", 1000, 10, 2.0), 10)
-    poisson = (AccountingEvent("poisson", 1000, 10, 2.0), 10)
-    with pytest.raises(SettingsError, match=r"replace-one \(fixed\) and add-or-remove-one"):
-        epsilon_spent([fixed, poisson], 1e-6)
-
-
 def test_a_capped_cohort_is_quoted_by_pld_only_and_a_tight_cap_costs():
     def spent(cap: int | None) -> float:
         event = AccountingEvent("poisson", 100_000, 1000, 1.0, cap)
@@ -380,46 +319,6 @@ def test_every_accountant_that_is_available_answers_and_every_other_is_refused(e
         else:
             with pytest.raises(SettingsError, match=f"accountant {name} cannot describe"):
                 epsilon_spent([(event, 2)], 1e-6, name)
-
-
-def test_prv_is_refused_in_a_clear_sentence():
-    with pytest.raises(SettingsError, match="prv is not built in"):
-        epsilon_spent([], 1e-6, "prv")
-
-
-def test_every_mistake_is_named_at_once():
-    bad = AccountingEvent("sometimes", 0, -3, math.nan, 0)
-    with pytest.raises(SettingsError) as caught:
-        epsilon_spent([(bad, 1)], 1e-6)
-    text = str(caught.value)
-    for name in ("sampling", "population", "cohort", "noise multiplier", "cohort cap"):
-        assert name in text
-    with pytest.raises(SettingsError) as caught:
-        epsilon_spent([], math.nan, "magic")
-    assert len(caught.value.problems) == 2
-    for count in (-1, 1.5, True):
-        with pytest.raises(SettingsError, match="rounds must be a whole number"):
-            epsilon_spent([(AccountingEvent("poisson", 10, 1, 1.0), count)], 1e-6)
-
-
-@pytest.mark.parametrize(
-    ("event", "words"),
-    [
-        (AccountingEvent("poisson", 10, 11, 1.0), "cohort must be at most population"),
-        (AccountingEvent("everyone", 10, 9, 1.0), "cohort must equal population"),
-        (AccountingEvent("fixed", 10, 9, 1.0, 9), "cohort cap goes with poisson"),
-    ],
-)
-def test_events_that_cannot_be_are_refused(event, words):
-    with pytest.raises(SettingsError, match=words):
-        epsilon_spent([(event, 1)], 1e-6)
-
-
-def test_delta_and_target_are_checked_everywhere():
-    with pytest.raises(SettingsError, match="delta must be"):
-        epsilon_without_amplification([], 0.0)
-    with pytest.raises(SettingsError, match="epsilon must be"):
-        delta_at([], -1.0)
 
 
 def test_a_delta_that_one_leaked_user_would_meet_is_warned_of():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
-from privacy.assumptions import assumptions
+from privacy.assumptions import assumptions, extrapolates
 from privacy.plan import PrivacyPlan
 
 SECRET = "Noise and cohorts stay secret"
@@ -65,3 +66,25 @@ def test_nodes_that_send_noise_inside_are_trusted_to_have_clipped() -> None:
     assert found[BOUND].state == "trusted"
     assert "12 replies" in found[BOUND].detail
     assert "operator" in found["One user is one person"].detail
+
+
+def test_who_adds_the_noise_is_said() -> None:
+    def detail(**changes: Any) -> str:
+        return {item.name: item for item in assumptions(plan(**changes), "secure")}[NOISE].detail
+
+    assert detail(noise_placement="server") == "by the server"
+    assert detail(noise_placement="clients") == "by the clients, completed by the server"
+    assert "no noise is added" in detail(noise_multiplier=0.0)
+
+
+def test_a_cohort_larger_than_the_claimed_one_is_another_one() -> None:
+    assert extrapolates(plan().simulate(users=1000, cohort=20))
+    assert extrapolates(plan().simulate(users=999, cohort=20))
+    assert not extrapolates(plan().simulate(users=1000, cohort=10))
+
+
+def test_the_list_of_users_comes_with_the_data_unless_nodes_are_users() -> None:
+    found = {item.name: item for item in assumptions(plan(), "secure")}
+    assert "comes with the data" in found["One user is one person"].detail
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found[NOISE].state = "trusted"  # type: ignore[misc]

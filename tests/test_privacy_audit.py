@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from privacy.audit import (
     Sample,
@@ -235,6 +236,9 @@ def test_signs_do_not_depend_on_the_coin_and_small_layers_have_no_canaries_of_th
     agreement = np.mean([known.signs(index)[0] > 0 for index in range(0, 40, 2)])
     assert 0.1 < agreement < 0.9
     assert known.layers == [0, 2]
+    # Every second canary lies in one layer, the layers in turn; the others lie in all.
+    assert [known.layer(index) for index in range(6)] == [None, 0, None, 2, None, 0]
+    assert known.whole().tolist() == [True, False] * 20
     tiny = Canaries(20, STREAMS, (3, 30), "per-layer-dim", (1.0, 1.0))
     assert tiny.layers == [1]
 
@@ -252,3 +256,25 @@ def test_more_canaries_than_the_model_has_room_for_are_refused() -> None:
     assert canary_problems(100, [900, 100]) == []
     (problem,) = canary_problems(101, [900, 100])
     assert "at most 100" in problem
+
+
+@pytest.mark.parametrize("dimensions", [10, 1000])
+def test_few_dimensions_shrink_the_bound_by_the_shortest_noise_at_half_the_miss(
+    dimensions: int,
+) -> None:
+    included, left_out = Sample(300, 2.0, 1.0), Sample(300, 0.0, 1.0)
+    wide = gaussian_bound(included, left_out, 1e-5, 0.05)
+    narrow = gaussian_bound(included, left_out, 1e-5, 0.05, dimensions)
+    assert wide.mu is not None
+    # Shorter than this with probability 0.025: the 2.5 % point of chi-square, over its mean.
+    shortest = math.sqrt(stats.chi2.ppf(0.025, dimensions) / dimensions)
+    assert narrow.mu == pytest.approx(wide.mu * shortest, rel=1e-9)
+    assert (narrow.fitted_mu, narrow.miss) == (wide.fitted_mu, 0.05)
+
+
+@pytest.mark.parametrize("right", [60, 65, 80, 99])
+def test_the_one_run_bound_is_the_last_epsilon_that_is_unlikely(right: int) -> None:
+    epsilon = one_run_bound(100, 100, right, 1e-6, 0.05).epsilon
+    assert (epsilon < 1.0) == (right < 99)
+    assert one_run_probability(100, 100, right, epsilon, 1e-6) <= 0.05
+    assert one_run_probability(100, 100, right, epsilon + 1e-6, 1e-6) > 0.05

@@ -41,6 +41,7 @@ def spent(population, cohort, noise, rounds, delta, accountant="rdp", sampling="
 )
 def test_the_noise_multiplier_equals_what_the_libraries_find(row, accountant, libraries):
     population = row.get("population", 1000)
+    start = time.process_time()
     noise = noise_multiplier_for(
         population=population,
         cohort=row.get("cohort", population),
@@ -49,6 +50,7 @@ def test_the_noise_multiplier_equals_what_the_libraries_find(row, accountant, li
         epsilon=row["target_epsilon"],
         accountant=accountant,
     )
+    assert time.process_time() - start < 30.0
     theirs = [row["sigma"].get(name, {}).get("sigma") for name in libraries]
     best = min(value for value in theirs if value is not None)
     # The libraries stop within 1e-3 of epsilon or sigma; extended orders can only lower ours.
@@ -139,7 +141,22 @@ def test_the_population_is_the_smallest_that_meets_epsilon(accountant):
     assert spent(less, 204_800, 0.6144, 2034, 1e-9, accountant) > 7.3
 
 
-def test_pld_finds_rounds_where_rdp_allows_none():
+def test_pld_finds_a_few_rounds_where_rdp_allows_none():
+    common = {"population": 1000, "cohort": 10, "delta": 1e-6, "epsilon": 0.466}
+    with pytest.raises(SettingsError, match="even one round"):
+        rounds_for(**common, noise_multiplier=1.0)
+    assert rounds_for(**common, noise_multiplier=1.0, accountant="pld") == 3
+
+
+def test_pld_finds_the_noise_for_an_epsilon_below_one():
+    common = {"population": 1000, "cohort": 10, "rounds": 3, "delta": 1e-6}
+    noise = noise_multiplier_for(**common, epsilon=0.466, accountant="pld")
+    assert noise == pytest.approx(1.0, rel=2e-3)
+    assert spent(1000, 10, noise, 3, 1e-6, "pld") <= 0.466
+
+
+@pytest.mark.slow
+def test_pld_finds_many_rounds_where_rdp_allows_none():
     common = {"population": 10**6, "cohort": 1, "delta": 1e-9, "epsilon": 0.1}
     with pytest.raises(SettingsError):
         rounds_for(**common, noise_multiplier=1.0)

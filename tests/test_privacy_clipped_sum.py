@@ -122,9 +122,10 @@ def test_a_broken_update_adds_nothing_and_says_so(bad: float, on_cpu: bool) -> N
     assert torch.equal(found.total, before)
 
 
-def test_denormal_layers_are_normalised_without_overflow() -> None:
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_denormal_layers_are_normalised_without_overflow(on_cpu: bool) -> None:
     update = torch.tensor([1e-45, 0.0, 3.0, 4.0])
-    found = summed(update, [2, 2], "normalise-uniform", 1.0)
+    found = summed(update, [2, 2], "normalise-uniform", 1.0, on_cpu)
     share = math.sqrt(0.5)
     np.testing.assert_allclose(real(found), [share, 0.0, 0.6 * share, 0.8 * share], rtol=1e-6)
 

@@ -10,7 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.clipping import CLIPPINGS, clip_scales, clip_update, layer_bounds
+from privacy.clipping import (
+    CLIPPINGS,
+    clip_scales,
+    clip_tensors_in_place,
+    clip_update,
+    layer_bounds,
+)
 from privacy.errors import SettingsError
 
 STRICT = ("global", "per-layer-uniform", "per-layer-dim")
@@ -224,6 +230,14 @@ def test_an_update_that_is_not_finite_becomes_zeros(
     assert not clipped.finite
     assert all(not tensor.any() for tensor in clipped.update.values())
     assert all(clipped.was_clipped.values())
+
+
+def test_the_factors_of_a_broken_update_are_zero() -> None:
+    tensors = [torch.tensor([1.0, math.nan]), torch.ones(3)]
+    norms, factors, finite = clip_tensors_in_place(tensors, "global", [1.0, 1.0])
+    assert (factors, finite) == ([0.0, 0.0], False)
+    assert math.isnan(norms[0])
+    assert not any(tensor.any() for tensor in tensors)
 
 
 def test_a_norm_beyond_float64_becomes_zeros() -> None:

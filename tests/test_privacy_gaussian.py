@@ -3,8 +3,9 @@
 import math
 
 import dp_accounting
+import mpmath
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from privacy.gaussian import gaussian_delta, gaussian_epsilon, gaussian_mu
@@ -52,3 +53,33 @@ def test_epsilon_and_mu_invert_each_other_on_the_safe_side(mu, delta):
         assert gaussian_delta(mu, epsilon) <= delta
         assert mu * (1 - 1e-9) <= gaussian_mu(epsilon, delta) <= mu * (1 + 1e-9)
         assert gaussian_delta(gaussian_mu(epsilon, delta), epsilon) <= delta
+
+
+def exact_delta(mu, epsilon):
+    """Compute the curve of Balle and Wang 2018, Theorem 8, with 60 digits."""
+    with mpmath.workdps(60):
+        strength, at = mpmath.mpf(mu), mpmath.mpf(epsilon)
+        later = mpmath.exp(at) * mpmath.ncdf(-strength / 2 - at / strength)
+        return mpmath.ncdf(strength / 2 - at / strength) - later
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(-9, 3).map(lambda power: 10**power), st.floats(-14, -1))
+@example(mu=1e-4, power=-9.0)  # here 1e-12 relative was not enough to be on the safe side
+def test_epsilon_is_never_below_the_curve_and_hardly_above(mu, power):
+    delta = 10**power
+    epsilon = gaussian_epsilon(mu, delta)
+    assert exact_delta(mu, epsilon) <= delta
+    ceiling = mu * mu / 2 + mu * math.sqrt(-2 * math.log(delta))
+    lower = epsilon * (1 - 3e-12) - (4e-13 + 1e-14 / mu) * ceiling
+    if lower > 0:
+        assert exact_delta(mu, lower) > delta
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-8, 2), st.floats(-14, -1))
+def test_mu_is_never_above_the_curve_and_hardly_below(power, small):
+    epsilon, delta = 10**power, 10**small
+    mu = gaussian_mu(epsilon, delta)
+    assert exact_delta(mu, epsilon) <= delta
+    assert exact_delta(mu * (1 + 3e-12) + 1e-14, epsilon) > delta

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from privacy.clipping import CLIPPINGS
 from privacy.errors import SettingsError
 from privacy.event import AccountingEvent
+from privacy.noise import grid_spacing
 from privacy.plan import PrivacyPlan, SimulatedCohort
 from privacy.seeds import Streams
 
@@ -254,6 +255,13 @@ def test_everyone_of_a_data_set_takes_part_where_sampling_is_everyone() -> None:
     assert drawn.tolist() == list(range(7))
 
 
+def test_a_simulated_cohort_is_a_value_and_of_real_users_unless_said_otherwise() -> None:
+    assert not SimulatedCohort(5, 2).virtual
+    assert not PrivacyPlan(**SMALL).simulate(users=5, cohort=2).simulation.virtual
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SimulatedCohort(5, 2).virtual = True  # type: ignore[misc]
+
+
 def test_a_plan_cannot_be_changed() -> None:
     plan = PrivacyPlan(**SMALL)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -308,3 +316,26 @@ def test_a_plan_is_described_by_plain_numbers() -> None:
     again = json.loads(json.dumps(dataclasses.asdict(plan)))
     again["simulated"] = SimulatedCohort(**again["simulated"])
     assert PrivacyPlan(**again) == plan
+
+
+def test_a_draw_without_an_attempt_is_the_first_attempt() -> None:
+    streams, plan = Streams(1, "ab"), PrivacyPlan(**SMALL | {"cohort": 100})
+    assert plan.draw(streams, 3).tolist() == plan.draw(streams, 3, 0).tolist()
+
+
+def test_the_grid_of_sums_follows_what_is_really_drawn() -> None:
+    plan = PrivacyPlan(**PAPER)
+    assert plan.grid_spacing == grid_spacing(0.01, 204_800, 0.6144)
+    huge = PrivacyPlan(**PAPER | {"population": 10**9, "cohort": 10**8})
+    small = huge.simulate(users=100, cohort=10)
+    assert huge.grid_spacing == grid_spacing(0.01, 10**8, 0.6144) > plan.grid_spacing
+    assert small.grid_spacing == grid_spacing(0.01, 10, 0.6144e-7) == plan.grid_spacing
+
+
+@pytest.mark.parametrize("cohort", [1, 10, 100, 999])
+def test_the_cap_that_a_refusal_names_is_six_deviations_above_and_is_accepted(cohort: int) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        PrivacyPlan(**SMALL | {"cohort": cohort, "cohort_cap": 0})
+    named = int(refusal.value.problems[0].rpartition(" ")[2])
+    assert named == cohort + math.ceil(6 * math.sqrt(cohort))
+    assert PrivacyPlan(**SMALL | {"cohort": cohort, "cohort_cap": named}).cohort_cap == named

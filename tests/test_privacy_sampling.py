@@ -247,3 +247,28 @@ def test_a_cohort_up_to_its_cap_is_left_as_it_is() -> None:
     cut = cut_to_cap(source, drawn, 2)
     assert len(cut) == 2
     assert set(cut.tolist()) < {3, 5, 8}
+
+
+class Counted(KeyedSource):
+    """Count how many integers are drawn."""
+
+    drawn = 0
+
+    def integers(self, bound: int, count: int) -> NDArray[np.int64]:
+        self.drawn += count
+        return super().integers(bound, count)
+
+
+@pytest.mark.parametrize(
+    ("users", "size", "most"), [(10**12, 50, 60), (10_000, 9_990, 30), (10_000, 5_001, 8_000)]
+)
+def test_a_fixed_cohort_costs_its_size_or_what_is_left_out(
+    users: int, size: int, most: int
+) -> None:
+    source = Counted(b"0" * 16)
+    assert len(fixed_cohort(source, users, size)) == size
+    assert 0 < source.drawn <= most
+
+
+def test_everyone_takes_part_whatever_cohort_is_named() -> None:
+    assert draw_cohort(keyed(1), "everyone", 7, 3).tolist() == list(range(7))

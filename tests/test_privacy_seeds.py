@@ -199,3 +199,54 @@ def test_biased_words_are_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("privacy.seeds.os.urandom", replay)
     assert SystemSource().integers(5, 1).tolist() == [3]
+
+
+def urandom_of(monkeypatch: pytest.MonkeyPatch, byte: int) -> list[int]:
+    """Let the system answer with one byte over and over; list the sizes that were asked for."""
+    asked: list[int] = []
+
+    def answer(count: int) -> bytes:
+        asked.append(count)
+        return bytes([byte]) * count
+
+    monkeypatch.setattr("privacy.seeds.os.urandom", answer)
+    return asked
+
+
+def test_the_smallest_and_the_largest_word_give_numbers_above_zero_and_up_to_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    urandom_of(monkeypatch, 0)
+    assert SystemSource().uniform(2).tolist() == [2.0**-53, 2.0**-53]
+    # The noise then has its longest tail: sqrt(2 * 53 ln 2) = 8.57 deviations.
+    assert SystemSource().normal(1)[0] == pytest.approx(math.sqrt(106 * math.log(2)))
+    urandom_of(monkeypatch, 255)
+    assert SystemSource().uniform(2).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("count", "pairs"), [(1, 1), (4, 2), (1001, 501)])
+def test_secret_noise_reads_two_words_for_two_numbers(
+    count: int, pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = urandom_of(monkeypatch, 77)
+    assert len(SystemSource().normal(count)) == count
+    assert asked == [8 * pairs, 8 * pairs]
+
+
+def test_where_every_fourth_word_is_thrown_away_as_many_are_drawn_again() -> None:
+    # 3 x (2**62 + 1) is the largest multiple below 2**64: a quarter of all words is above it.
+    drawn = SystemSource().integers(2**62 + 1, 4000)
+    assert len(drawn) == 4000
+    assert stats.kstest(drawn / 2.0**62, "uniform").pvalue > SURPRISE
+
+
+def test_a_stream_without_attempt_and_index_is_the_first_one() -> None:
+    streams = Streams(seed=3, settings_hash="ab")
+    assert streams.key("noise", 7) == streams.key("noise", 7, 0, 0)
+    first = KeyedSource(streams.key("noise", 7, 0, 0)).uniform(3).tolist()
+    assert streams.source("noise", 7).uniform(3).tolist() == first
+    ordered = KeyedSource(streams.key("training", 7, 0, 5)).generator.random(3).tolist()
+    assert streams.generator("training", 7, 5).random(3).tolist() == ordered
+    assert streams.torch_seed("training", 7) == streams.torch_seed("training", 7, 0)
+    start = KeyedSource(streams.key("training", 7, 0, 0)).generator.random(3).tolist()
+    assert streams.generator("training", 7).random(3).tolist() == start

@@ -340,3 +340,13 @@ def test_a_printed_epsilon_is_never_below_the_number(value: float) -> None:
 def test_strength_never_rises_with_epsilon(smaller: float, more: float) -> None:
     order = ["", strength(10.1), strength(50.1)]
     assert order.index(strength(smaller + more)) >= order.index(strength(smaller))
+
+
+def test_a_warning_names_a_tenth_of_one_over_the_population_as_delta() -> None:
+    for delta in (5e-4, 2e-3):
+        (told,) = (w for w in plan_warnings(plan(delta=delta), "secure") if "delta" in w.code)
+        assert told.text.endswith("choose delta below 0.0001")
+
+
+def test_without_noise_there_is_no_share_of_noise() -> None:
+    assert not any("share" in text for text in trust_sentences(plan(noise_multiplier=0.0)))
