@@ -92,7 +92,7 @@ def flattened(batch: Batch) -> tuple[Tensors, Any]:
         return [batch], None
     else:
         raise Unstackable(f"the batches hold a {type(batch).__name__}")
-    if all(type(value) is torch.Tensor for value in values):
+    if set(map(type, values)) == {torch.Tensor}:
         return values, (kind, len(values))
     parts, layouts = zip(*map(flattened, values), strict=True)
     return [leaf for part in parts for leaf in part], (kind, layouts)

@@ -15,13 +15,14 @@ from clients.protocol import WEIGHTS, decode_request, encode_reply
 from clients.task import Task, load_task
 from clients.worker import Worker
 from fedopt.local_grid import ClientCall, answer, claim_flower_identity, worker_context
-from fedopt.machine import limit_memory
+from fedopt.machine import keep_freed_memory, limit_memory
 
 THREADS_PER_WORKER = 1
 
 
 def cohort_client_app(build_task: Callable[[], Task], device: str = "cpu") -> ClientApp:
     """Build the ClientApp of population mode around one worker, which is made here and kept."""
+    keep_freed_memory()
     worker = Worker(build_task(), device)
     app = ClientApp()
 

@@ -48,7 +48,7 @@ class KeyedSource:
     """
 
     def __init__(self, key: bytes) -> None:
-        self.generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+        self.generator = np.random.Generator(np.random.Philox(key=np.frombuffer(key, "<u8")))
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """Draw `count` numbers uniform in (0, 1]."""

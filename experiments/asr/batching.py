@@ -30,6 +30,27 @@ class SpeechBatch(NamedTuple):
     target_lengths: torch.Tensor
 
 
+def halved(batch: SpeechBatch) -> list[tuple[float, SpeechBatch]]:
+    """Cut a batch in two, each with its share of the labels; a single utterance stays whole.
+
+    A loss per label of the whole is then the weighted sum of the halves' losses.
+    """
+    count = len(batch.target_lengths)
+    if count < 2:
+        return [(1.0, batch)]
+    middle = count // 2
+    labels = int(batch.target_lengths[:middle].sum())
+    first, second = slice(0, middle), slice(middle, count)
+    halves = [
+        SpeechBatch(features, lengths, targets, batch.target_lengths[rows])
+        for features, lengths, targets, rows in (
+            (batch.features[first], batch.feature_lengths[first], batch.targets[:labels], first),
+            (batch.features[second], batch.feature_lengths[second], batch.targets[labels:], second),
+        )
+    ]
+    return [(len(half.targets) / len(batch.targets), half) for half in halves]
+
+
 @dataclass(frozen=True)
 class Batching:
     """Say how utterances are cut into batches.
