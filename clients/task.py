@@ -36,6 +36,7 @@ class Task(Protocol):
     `move(batch, device)`: put a batch on a device (default: tensors in tuples, lists, dicts);
     `halve(batch)`: cut a batch that the device's memory does not hold: list of (weight, batch),
     where the loss of the whole is the weighted sum of theirs (default: tensors by rows);
+    `train_centrally(model, wanted, progress)`: train in one place, for `--strategy central`;
     `describe()`: mapping of str to str, int or float for the report: corpus, hours, drops.
     """
 

@@ -1,10 +1,12 @@
 """Run a grid of settings with several seeds, each run in a process of its own, and sum it up.
 
-    python -m experiments.sweep GRID.toml --output DIR
+    python -m experiments.sweep GRID.toml --output DIR [--jobs 2] [--set task.data_root=FOLDER]
 
 GRID.toml holds `seeds = [1, 2]`, fixed settings under [settings.<section>] as in a run's
-config.toml, and the grid: [grid] with "section.key" = [values]. What is finished is not run again;
-what was interrupted goes on. DIR/sweep.json and DIR/sweep.svg sum up all runs.
+config.toml, and what is tried: [grid] with "section.key" = [values], and settings that go
+together under [cases.<name>.<section>]; every case is run at every point of the grid. What is
+finished is not run again; what was interrupted goes on. DIR/<name of the grid>.json sums up all
+runs without the machine's paths, .svg draws them; several grids may share one DIR and its runs.
 
 Choosing settings by looking at private data is not covered by any run's guarantee.
 """
@@ -12,141 +14,95 @@ Choosing settings by looking at private data is not covered by any run's guarant
 from __future__ import annotations
 
 import argparse
-import copy
 import hashlib
-import itertools
 import json
+import multiprocessing
+import os
 import statistics
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from experiments.grid import Cell, Grid, Tables, read_grid
+from experiments.sweep_figure import draw
 from fedopt import run_directory
-from fedopt.config import build_settings
-from fedopt.doctor import versions
+from fedopt.cli_run import read_assignments
+from fedopt.doctor import commit, versions
 from privacy.errors import FedOptError, SettingsError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FINISHED = (0, 3)
 """Exit codes of a run that is over: trained to the end, or stopped by its privacy ceiling."""
 
 NOTE = "the choice among these runs is not covered by the guarantee of any of them"
-Tables = dict[str, dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Hold one point of the grid: its values by "section.key", and the settings they give."""
-
-    values: dict[str, Any]
-    tables: Tables
-
-    @property
-    def label(self) -> str:
-        """Name the cell by what makes it differ."""
-        short = [f"{name.partition('.')[2]}={value}" for name, value in self.values.items()]
-        return ", ".join(short) or "all"
-
-    def folder(self, output: Path, seed: int) -> Path:
-        """Name the directory of a run by all its settings, so that another grid finds it again."""
-        text = json.dumps(self.tables, sort_keys=True)
-        return output / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}-seed-{seed}"
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Hold a grid as it was read."""
-
-    cells: tuple[Cell, ...]
-    seeds: tuple[int, ...]
-    axes: tuple[str, ...]
-
-
-def read_sweep(path: Path) -> Sweep:
-    """Read a grid and check every cell of it; raises SettingsError with every mistake."""
-    given = run_directory.read_config(path)
-    seeds: Any = given.get("seeds", [1])
-    grid, fixed = given.get("grid", {}), given.get("settings", {})
-    problems = [
-        f"{name} is not part of a grid; give seeds, settings and grid"
-        for name in sorted(given.keys() - {"seeds", "grid", "settings"})
-    ]
-    if not (isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds)):
-        problems.append(f"seeds must be a list of whole numbers, got {seeds!r}; give [1, 2, 3]")
-    if not all(isinstance(table, dict) for table in (grid, fixed, *_values(fixed))):
-        problems.append("grid and settings must be tables; see the head of experiments/sweep.py")
-    if problems:
-        raise SettingsError(problems)
-    problems = [
-        f"grid {name!r} must be section.key with a list of values, got {values!r}"
-        for name, values in grid.items()
-        if name.count(".") != 1 or not isinstance(values, list) or not values
-    ]
-    if problems:
-        raise SettingsError(problems)
-    cells = tuple(_cells(fixed, grid))
-    _check(cells)
-    return Sweep(cells, tuple(seeds), tuple(grid))
-
-
-def _values(tables: Any) -> list[Any]:
-    return list(tables.values()) if isinstance(tables, dict) else []
-
-
-def _cells(fixed: Tables, grid: Mapping[str, Sequence[Any]]) -> Iterator[Cell]:
-    for chosen in itertools.product(*grid.values()):
-        tables = copy.deepcopy(fixed)
-        for name, value in zip(grid, chosen, strict=True):
-            section, _, key = name.partition(".")
-            tables.setdefault(section, {})[key] = value
-        yield Cell(dict(zip(grid, chosen, strict=True)), tables)
-
-
-def _check(cells: Sequence[Cell]) -> None:
-    problems = []
-    for cell in cells:
-        try:
-            build_settings(cell.tables)
-        except SettingsError as problem:
-            problems += [f"{cell.label}: {sentence}" for sentence in problem.problems]
-    if problems:
-        raise SettingsError(problems)
+PRELOADED = (
+    "experiments.asr.model",
+    "fedopt.cli_run",
+    "fedopt.local_grid",
+    "fedopt.report_page",
+    "fedopt.run_strategy",
+    "fedopt.simulation",
+    "jiwer",
+    "matplotlib.figure",
+    "opacus.accountants.analysis.rdp",
+    "torch._dynamo",
+    "torch.optim",
+)
+"""Imported once for all runs, which saves each of them some seconds; what is missing is skipped."""
 
 
 def run_cell(cell: Cell, seed: int, output: Path) -> dict[str, Any]:
-    """Run one cell under one seed in a fresh process, unless it is finished; returns its result."""
+    """Run one cell under one seed in this process; returns its result.
+
+    The process must be a fresh one, and do nothing after: what the run prints goes to a file.
+    """
+    from fedopt.cli import main as fedopt_main
+
     folder = cell.folder(output, seed)
-    if not (folder / run_directory.REPORT_JSON).exists():
-        settings = output / f"{folder.name}.toml"
-        run_directory.write_tables(settings, cell.tables)
-        command = [
-            *(sys.executable, "-c", "from fedopt.cli import console; console()"),
-            *("run", "--config", str(settings), "--seed", str(seed), "--output", str(folder)),
-            *(["--resume"] if run_directory.is_run(folder) else []),
-            "--quiet",
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode not in FINISHED:
-            told = done.stderr.strip().splitlines() or ["no reason given"]
-            return {"seed": seed, "path": folder.name, "value": None, "failure": told[-1]}
+    settings, printed = output / f"{folder.name}.toml", output / f"{folder.name}.log"
+    run_directory.write_tables(settings, cell.tables)
+    _print_into(printed)
+    command = ["run", "--config", str(settings), "--seed", str(seed), "--output", str(folder)]
+    command += ["--resume"] if run_directory.is_run(folder) else []
+    if fedopt_main([*command, "--quiet"]) not in FINISHED:
+        sys.stderr.flush()
+        told = printed.read_text(encoding="utf-8").strip().splitlines()
+        return _failed(seed, folder.name, told[-1] if told else "no reason given")
     return result_of(folder, seed)
 
 
+def _print_into(path: Path) -> None:
+    """Send what this process prints to a file, from now on to its end."""
+    with path.open("w", encoding="utf-8") as opened:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os.dup2(opened.fileno(), 1)
+        os.dup2(opened.fileno(), 2)
+
+
+def _failed(seed: int, path: str, reason: str) -> dict[str, Any]:
+    return {"seed": seed, "path": path, "value": None, "failure": reason}
+
+
 def result_of(folder: Path, seed: int) -> dict[str, Any]:
-    """Read what a finished run reports of itself."""
+    """Read what a finished run reports of itself; "development" is what settings are chosen by."""
     report = json.loads((folder / run_directory.REPORT_JSON).read_text(encoding="utf-8"))
     utility = report["utility"]
+    history = utility["history"]
     return {
         "seed": seed,
         "path": folder.name,
         "metric": utility["metric"],
         "split": utility["final_split"],
         "value": utility["final"],
+        "development": history[-1]["value"] if history else None,
         "epsilon": report["accounting"]["epsilon"]["value"],
-        "history": utility["history"],
+        "history": history,
         "failure": "",
     }
 
@@ -154,34 +110,101 @@ def result_of(folder: Path, seed: int) -> dict[str, Any]:
 def summary_of(cell: Cell, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Sum up a cell over its seeds: mean, sample deviation, and how many runs they are from."""
     values = [run["value"] for run in runs if run["value"] is not None]
+    chosen_by = [run["development"] for run in runs if run.get("development") is not None]
     return {
         "label": cell.label,
         "values": cell.values,
         "mean": statistics.fmean(values) if values else None,
         "deviation": statistics.stdev(values) if len(values) > 1 else None,
         "count": len(values),
+        "development_mean": statistics.fmean(chosen_by) if chosen_by else None,
+        "epsilon": next((run["epsilon"] for run in runs if not run["failure"]), None),
         "runs": list(runs),
     }
 
 
-def run_sweep(sweep: Sweep, output: Path) -> dict[str, Any]:
-    """Run the whole grid and write sweep.json after each cell, sweep.svg in the end."""
+def run_sweep(grid: Grid, output: Path, jobs: int = 1) -> dict[str, Any]:
+    """Run the whole grid, `jobs` runs at a time; write JSON after each cell, the figure last."""
     output.mkdir(parents=True, exist_ok=True)
     cells: list[dict[str, Any]] = []
     found: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
+        "grid": grid.name,
         "note": NOTE,
-        "axes": list(sweep.axes),
+        "axes": list(grid.axes),
+        "seeds": list(grid.seeds),
+        "settings": portable(grid.fixed),
+        "first_weights_sha256": first_weights(grid.fixed),
+        "commit": commit(),
         "versions": versions(),
         "cells": cells,
     }
-    for cell in sweep.cells:
-        runs = [run_cell(cell, seed, output) for seed in sweep.seeds]
-        cells.append(summary_of(cell, runs))
-        print(line_of(cells[-1]), file=sys.stderr, flush=True)
-        run_directory.write_text(output / "sweep.json", json.dumps(found, indent=2) + "\n")
-    draw(found, output / "sweep.svg")
+    pool = _pool(jobs)
+    try:
+        waiting = [
+            (cell, [_started(pool, cell, seed, output) for seed in grid.seeds])
+            for cell in grid.cells
+        ]
+        for cell, futures in waiting:
+            runs = [_result(future, seed) for future, seed in zip(futures, grid.seeds, strict=True)]
+            cells.append(summary_of(cell, runs))
+            print(line_of(cells[-1]), file=sys.stderr, flush=True)
+            run_directory.write_text(
+                output / f"{grid.name}.json", json.dumps(found, indent=2) + "\n"
+            )
+    finally:
+        pool.shutdown(cancel_futures=True)
+    draw([found], output / f"{grid.name}.svg")
     return found
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    """Open a pool whose processes do one run each; all start from one that has the imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    return ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1)
+
+
+def _started(
+    pool: ProcessPoolExecutor, cell: Cell, seed: int, output: Path
+) -> Future[dict[str, Any]]:
+    """Hand a run to the pool, unless it is finished."""
+    folder = cell.folder(output, seed)
+    if not (folder / run_directory.REPORT_JSON).exists():
+        return pool.submit(run_cell, cell, seed, output)
+    finished: Future[dict[str, Any]] = Future()
+    finished.set_result(result_of(folder, seed))
+    return finished
+
+
+def _result(future: Future[dict[str, Any]], seed: int) -> dict[str, Any]:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return _failed(seed, "", "a run's process was killed; the same command goes on")
+
+
+def portable(tables: Tables) -> Tables:
+    """Leave out of settings where the files of this machine lie."""
+    kept = {section: dict(table) for section, table in tables.items()}
+    task = kept.get("task", {})
+    task.pop("data_root", None)
+    if "init_from" in task:
+        task["init_from"] = Path(task["init_from"]).name
+    return kept
+
+
+def first_weights(tables: Tables) -> str | None:
+    """Hash the tensors that the runs start from; the file's own bytes change with its head."""
+    path = tables.get("task", {}).get("init_from")
+    if not path or not Path(path).is_file():
+        return None
+    from safetensors.numpy import load_file
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(load_file(path).items()):
+        digest.update(name.encode() + tensor.tobytes())
+    return digest.hexdigest()
 
 
 def line_of(cell: Mapping[str, Any]) -> str:
@@ -194,44 +217,47 @@ def line_of(cell: Mapping[str, Any]) -> str:
     return f"{cell['label']}: {cell['mean']:.4f}{spread} from {cell['count']}{told}"
 
 
-def draw(found: Mapping[str, Any], path: Path) -> None:
-    """Draw the mean and deviation of every cell that has one; nothing without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("no figure: pip install matplotlib", file=sys.stderr)
-        return
-    cells = [cell for cell in found["cells"] if cell["mean"] is not None]
-    if not cells:
-        return
-    figure = Figure(figsize=(7.0, 1.2 + 0.35 * len(cells)), layout="constrained")
-    axes = figure.subplots()
-    places = range(len(cells))
-    spread = [cell["deviation"] or 0.0 for cell in cells]
-    axes.errorbar([cell["mean"] for cell in cells], places, xerr=spread, fmt="o", capsize=3)
-    axes.set_yticks(list(places), [cell["label"] for cell in cells])
-    axes.invert_yaxis()
-    axes.set_xlabel(next(run["metric"] for run in cells[0]["runs"] if not run["failure"]))
-    axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a grid from the command line: 0 all finished, 1 some failed, 2 bad grid, 130 stopped."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.sweep", description=__doc__)
-    parser.add_argument("grid", type=Path, help="TOML file with seeds, settings and grid")
-    parser.add_argument("--output", type=Path, required=True, help="directory of all runs")
-    given = parser.parse_args(arguments)
+    given = _parser().parse_args(arguments)
     try:
-        found = run_sweep(read_sweep(given.grid), given.output)
+        found = run_sweep(_grid(given), given.output, given.jobs)
     except FedOptError as problem:
         print("\n".join(f"sweep: {line}" for line in str(problem).splitlines()), file=sys.stderr)
         return problem.exit_code
     except KeyboardInterrupt:
         print("sweep: interrupted; the same command goes on", file=sys.stderr)
         return 130
-    print(given.output / "sweep.json")
+    print(given.output / f"{found['grid']}.json")
     return int(any(run["failure"] for cell in found["cells"] for run in cell["runs"]))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m experiments.sweep", description=__doc__)
+    parser.add_argument("grid", type=Path, help="TOML file with seeds, settings, cases and grid")
+    parser.add_argument("--output", type=Path, required=True, help="directory of all runs")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="assign",
+        help="section.key=value over the grid's fixed settings: where this machine has the data",
+    )  # fmt: skip
+    return parser
+
+
+def _grid(given: argparse.Namespace) -> Grid:
+    """Read the grid with what the command line adds; raises SettingsError with every mistake."""
+    assigned, problems = read_assignments(given.assign)
+    if given.jobs < 1:
+        problems.append(
+            f"jobs must be at least 1, got {given.jobs}; leave it out for one at a time"
+        )
+    try:
+        grid = read_grid(given.grid, assigned)
+    except SettingsError as problem:
+        raise SettingsError([*problems, *problem.problems]) from problem
+    if problems:
+        raise SettingsError(problems)
+    return grid
 
 
 if __name__ == "__main__":

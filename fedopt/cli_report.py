@@ -43,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     problems = list(_problems(arguments))
     if problems:
         raise SettingsError(problems)
+    if arguments.run:
+        _refuse_central(Path(arguments.run))
     if arguments.verify:
         return _verify(arguments)
     form = arguments.format or "html"
@@ -94,6 +96,16 @@ def _write_run(folder: Path, form: str, output: str | None) -> int:
     text = html_page(built) if form == "html" else _text(built, form)
     _deliver(text or "", output)
     return 0
+
+
+def _refuse_central(folder: Path) -> None:
+    from fedopt.central import REPORT
+
+    if (folder / REPORT).is_file():
+        raise SettingsError(
+            f"run must be one with a privacy ledger, got {folder.name!r}, which was trained "
+            f"centrally and has no guarantee; its results are in {REPORT}"
+        )
 
 
 def _text(built: dict[str, Any], form: str) -> str:

@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import tomllib
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from fedopt.run import Result
 
 Tables = dict[str, dict[str, Any]]
+CENTRAL = "central"
 
 FLAGS = {
     "what is claimed and accounted": (
@@ -111,6 +113,12 @@ def run(arguments: list[str]) -> int:
     from fedopt.simulation import default_output
 
     folder = folder or default_output(settings)
+    if settings.server.strategy == CENTRAL:
+        from fedopt.cli_central import train_centrally
+
+        return train_centrally(
+            settings, folder, quiet=given.quiet or given.json, json_events=given.json
+        )
     if given.dry_run:
         from fedopt.dry_run import show_plan
 
@@ -122,16 +130,18 @@ def _settings(given: argparse.Namespace, folder: Path | None) -> config.Settings
     """Collect and validate all settings; raises SettingsError with every mistake."""
     problems: list[str] = list(given.problems)
     tables: Tables = {}
-    assigned, malformed = _assigned_tables(given)
+    assigned, malformed = read_assignments(given.assign)
     problems += malformed
     for source in (_file_tables, _resumed_tables, _flag_tables, lambda _: assigned):
         try:
-            _merge(tables, source(given))
+            _lay_over(tables, source(given))
         except SettingsError as problem:
             problems += problem.problems
     if given.resume and folder is None:
         problems.append("resume needs --output DIR of the interrupted run, got none")
     problems += _table_problems(tables, given.dry_run)
+    if _strategy(tables) == CENTRAL:
+        problems += _central_problems(given, assigned)
     if folder is not None:
         from fedopt.simulation import output_problems
 
@@ -159,7 +169,31 @@ def _table_problems(tables: Tables, dry_run: bool) -> list[str]:
     ]
 
 
-def _merge(tables: Tables, more: Tables) -> None:
+def _central_problems(given: argparse.Namespace, assigned: Tables) -> list[str]:
+    """Refuse what was written on the command line and means nothing in central training."""
+    from fedopt.central import unused_settings
+    from fedopt.cli_central import unused_words
+
+    written = _flag_tables(given)
+    merge(written, assigned)
+    return unused_settings(written) + unused_words(resume=given.resume, dry_run=given.dry_run)
+
+
+def _lay_over(tables: Tables, more: Tables) -> None:
+    """Lay settings over others; a change to central leaves a file's federated server behind."""
+    changed = _strategy(more) == CENTRAL != _strategy(tables)
+    if changed:
+        tables.pop("server", None)
+    merge(tables, more)
+
+
+def _strategy(tables: Tables) -> Any:
+    server = tables.get("server")
+    return server.get("strategy") if isinstance(server, dict) else None
+
+
+def merge(tables: Tables, more: Mapping[str, Any]) -> None:
+    """Lay settings over others in place; raises SettingsError where a section is no table."""
     for section, table in more.items():
         if not isinstance(table, dict):
             raise SettingsError(f"{section} must be a table of settings, got {table!r}")
@@ -226,11 +260,11 @@ def _flag_tables(given: argparse.Namespace) -> Tables:
     return tables
 
 
-def _assigned_tables(given: argparse.Namespace) -> tuple[Tables, list[str]]:
-    """Read --set; returns what is well formed, and a sentence for each that is not."""
+def read_assignments(assigned: Sequence[str]) -> tuple[Tables, list[str]]:
+    """Read each --set; returns what is well formed, and a sentence for each that is not."""
     tables: Tables = {}
     problems = []
-    for text in given.assign:
+    for text in assigned:
         key, equals, value = text.partition("=")
         parts = key.replace("-", "_").split(".")
         if not equals or len(parts) not in (2, 3) or not all(parts):

@@ -25,6 +25,7 @@ Strategy = Literal[
     "fednovograd",
     "fedlamb",
     "fedlars",
+    "central",
     "own",
 ]
 DEFAULT_EPSILON = 8.0
@@ -102,7 +103,9 @@ class PrivacySettings(Section):
 class ServerSettings(Section):
     """State what the server does with a round."""
 
-    strategy: Strategy = Field("fedadam", description="server strategy; central: no federation")
+    strategy: Strategy = Field(
+        "fedadam", description="server strategy; central: no users, rounds are steps"
+    )
     server_lr: float | None = Field(
         None, gt=0, description="server learning rate (default: the strategy's)"
     )
@@ -129,13 +132,20 @@ class ClientSettings(Section):
     user_seconds: float = Field(
         0.0, ge=0, description="deadline of one user; 0: the engine's timeout alone"
     )
+    users_at_once: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="users of a small model trained together in a stack; 1: one by one "
+        "(default: measured before the run)",
+    )
 
 
 class TaskSettings(Section):
     """State what is learned, from which data."""
 
     task: str = Field(SPEECH_TASK, description="MODULE:NAME that builds the task")
-    dataset: str | None = Field(None, description="synthetic, librispeech (speech task)")
+    dataset: str | None = Field(None, description="synthetic, librispeech, common-voice (speech)")
     data_root: str | None = Field(None, description="folder that holds the corpus")
     model: str | None = Field(None, description="name of the model (speech task: tiny, ...)")
     init_from: str | None = Field(None, description="safetensors file with the first weights")

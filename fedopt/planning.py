@@ -57,6 +57,11 @@ def settings_problems(settings: Settings, *, data_needed: bool = True) -> list[s
             "a run without noise has no budget"
         )
     problems += _audit_problems(privacy)
+    if (settings.client.users_at_once or 1) > 1 and settings.client.user_seconds:
+        problems.append(
+            "users-at-once must be 1 where user-seconds sets a deadline for each user, got "
+            f"{settings.client.users_at_once}; leave one of them out"
+        )
     for name, path in (("data-root", task.data_root), ("init-from", task.init_from)):
         if path is not None and not Path(path).exists():
             problems.append(f"{name} must exist, got {path!r}; correct the path")

@@ -14,6 +14,8 @@ from fedopt.report_accounting import accounting_group, quoted, quoted_as_run, st
 from fedopt.report_curves import build_curves
 from fedopt.report_facts import RunFacts, read_run
 from fedopt.report_json import plain, to_json
+from fedopt.report_layer_norms import layer_norms
+from fedopt.report_measured import measured
 from fedopt.report_warnings import all_warnings
 from privacy.accounting import PrivacySpent
 from privacy.assumptions import assumptions, extrapolates
@@ -83,7 +85,8 @@ def build_report(facts: RunFacts) -> dict[str, Any]:
         "as_run": _side(facts.plan.event_as_run, spent_as_run)
         | {"virtual_users": facts.plan.simulation.virtual},
         "extrapolation": _extrapolation(facts, spent, spent_as_run),
-        "curves": build_curves(facts.plan, facts.charges, facts.settings.privacy.accountant),
+        "curves": build_curves(facts.plan, facts.charges, facts.settings.privacy.accountant)
+        | layer_norms(facts.rows),
         "audit": audit_group(facts, spent_as_run.epsilon),
         "utility": _utility(facts),
         "provenance": _provenance(facts),
@@ -220,6 +223,7 @@ def _utility(facts: RunFacts) -> dict[str, Any]:
         "final_split": "test" if tested is not None else "dev",
         "private": False,
         "history": history,
+        "measured": measured(facts.rows),
         "data": facts.provenance["data"],
     }
 

@@ -31,6 +31,7 @@ def all_charts(report: Report) -> list[Chart]:
     report: as read from JSON. Raises ImportError where matplotlib is missing.
     """
     from fedopt import report_charts_run as run
+    from fedopt.report_layer_norms import layer_norms_by_round
 
     builders = (
         epsilon_by_round,
@@ -40,6 +41,7 @@ def all_charts(report: Report) -> list[Chart]:
         run.metric_by_round,
         run.cohort_sizes,
         run.layers,
+        layer_norms_by_round,
         run.audit_bound,
     )
     drawn = [build(report) for build in builders]

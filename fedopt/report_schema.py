@@ -274,13 +274,28 @@ class PopulationCurve(Described):
     cohort_held: list[PopulationPoint]
 
 
+class LayerNorms(Group):
+    """Mean L2 norm of the users' updates by layer, in the order of mechanism.layers; not private.
+
+    One list for each of the rounds, which are chosen evenly from all.
+    """
+
+    rounds: list[int]
+    before_clipping: list[list[Measured]]
+    after_clipping: list[list[Measured]]
+
+
 class Curves(Group):
-    """Curves for drawing; null where none can be computed."""
+    """Curves for drawing; null where none can be computed.
+
+    layer_norms_not_private: absent where the rounds were not logged with norms by layer.
+    """
 
     epsilon_by_round: ByRound
     privacy_profile: ProfileCurve | None
     trade_off: TradeOffCurve | None
     epsilon_by_population: PopulationCurve | None
+    layer_norms_not_private: LayerNorms | None = None
 
 
 class AuditBound(Group):
@@ -321,13 +336,17 @@ class MetricValue(Group):
 
 
 class Utility(Group):
-    """How well the model does; none of it is private."""
+    """How well the model does; none of it is private.
+
+    measured: by split, everything that its last evaluation found, percentiles over people included.
+    """
 
     metric: str
     final: Measured
     final_split: Literal["dev", "test"]
     private: Literal[False]
     history: list[MetricValue]
+    measured: dict[str, dict[str, Measured]] = Field(default_factory=dict)
     data: dict[str, Any]
 
 

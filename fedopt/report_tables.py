@@ -176,11 +176,22 @@ def _utility_rows(report: Report) -> list[tuple[str, str]]:
     group = report["utility"]
     rows = [
         (f"{group['metric']}, final ({group['final_split']} split)", show(group["final"])),
+        *(
+            (f"{_metric_name(name)} ({split} split, last evaluation)", show(value))
+            for split, values in group.get("measured", {}).items()
+            for name, value in values.items()
+        ),
         *((str(name), show(value)) for name, value in group["data"].items()),
     ]
     if report["extrapolation"] is not None:
         rows.append(("Assumed, not shown", report["extrapolation"]["assumption"]))
     return rows
+
+
+def _metric_name(name: str) -> str:
+    """Say in words what wer_p90 is: a percentile over people."""
+    stem, _, percent = name.rpartition("_p")
+    return f"{stem}, {percent}th percentile of people" if stem and percent.isdigit() else name
 
 
 def _audit_rows(report: Report) -> list[tuple[str, str]]:

@@ -31,11 +31,13 @@ from fedopt.planning import (
 from fedopt.round_rows import after_round, announcement
 from fedopt.run import Callback, Result, Run
 from fedopt.run_log import RunLog
+from fedopt.users_at_once import with_users_at_once
 from fedopt.weights import initial_model, weights_of_model
 from privacy.errors import BudgetExhausted, SettingsError
 from privacy.seeds import Streams
 
 if TYPE_CHECKING:
+    from flwr.app import ArrayRecord
     from flwr.serverapp import Grid
 
     from clients.task import Task
@@ -52,6 +54,7 @@ def simulate(
     verbose: bool = False,
     on_start: Callback | None = None,
     grid: Grid | None = None,
+    report: bool = True,
 ) -> Result:
     """Run a whole training and write its directory.
 
@@ -61,6 +64,8 @@ def simulate(
     on_start: called once with what is about to run, before the engine starts.
     grid: Flower's own grid, where Flower runs the workers (see experiments/flower_app).
     output: run directory; default runs/<time>-<strategy>. resume: go on with an interrupted run.
+    report: False leaves out the privacy report, which takes longer than a very small run; the
+    result's is empty then, and `fedopt report` writes it later.
 
     Raises: SettingsError, BudgetExhausted, WorkersLost; the directory then holds what was
     released so far, and is not there where nothing was.
@@ -70,6 +75,8 @@ def simulate(
     checked = settings if isinstance(settings, Settings) else build_settings(dict(settings))
     folder = Path(output) if output is not None else default_output(checked)
     problems = settings_problems(checked) + output_problems(folder, resume)
+    if checked.server.strategy == "central":
+        problems.append("strategy central has no users to simulate; call fedopt.central.train")
     if checked.privacy.audit and grid is not None:
         problems.append("audit needs fedopt's own workers, got Flower's; use engine local or ray")
     if problems:
@@ -79,6 +86,8 @@ def simulate(
     users = list(built.user_ids())
     effective = resolve(checked, len(users))
     plan = build_plan(effective, len(users))
+    with _one_thread():
+        effective, note = with_users_at_once(effective, plan, built, folder if resume else None)
     digest = settings_hash(effective, users_hash(users))
     seed = Streams(effective.run.seed, digest).torch_seed("model", 0)
     model = initial_model(built.model, seed, effective.task.init_from)
@@ -86,7 +95,8 @@ def simulate(
         raise SettingsError(problems)
     log = RunLog(folder / run_directory.ROUNDS)
     with run_directory.opened(folder), _one_thread():
-        run_id = _begin(folder, effective, digest, resume)
+        resumed = resume and run_directory.is_run(folder)
+        run_id = (_same_run if resumed else _begin)(folder, effective, digest)
         return _run(
             Run(
                 effective,
@@ -100,9 +110,12 @@ def simulate(
                 verbose,
                 model,
                 log,
+                note=note,
             ),
             on_start,
             grid,
+            report=report,
+            resumed=resumed,
         )
 
 
@@ -138,25 +151,35 @@ def _task_builder(settings: Settings, task: Task | None) -> Callable[[], Task]:
     return functools.partial(load_task, settings.task.task, task_options(settings))
 
 
-def _begin(folder: Path, settings: Settings, digest: str, resume: bool) -> str:
-    """Write settings and provenance of a new run, or check them on resume; returns the run id."""
-    if resume and run_directory.is_run(folder):
-        changes = changed_settings(run_directory.load_settings(folder), settings)
-        facts = run_directory.read_provenance(folder)
-        if changes or facts["settings_hash"] != digest:
-            raise SettingsError(
-                "resume needs the settings of the interrupted run, got changes in "
-                f"{'; '.join(changes) or 'the data users'}; leave them out or start a new run"
-            )
-        facts["times_resumed"] += 1
-        run_directory.write_provenance(folder, facts)
-        run_directory.write_config(folder, settings)
-        return str(facts["run_id"])
+def _begin(folder: Path, settings: Settings, digest: str) -> str:
+    """Write settings and provenance of a new run; returns its id."""
     repeatable = settings.privacy.randomness == "reproducible" and settings.engine.device == "cpu"
     run_id = digest[:16] if repeatable else uuid.uuid4().hex[:16]
     run_directory.write_provenance(folder, _provenance(run_id, digest))
     run_directory.write_config(folder, settings)  # last: from now on the folder is a run
     return run_id
+
+
+def _same_run(folder: Path, settings: Settings, digest: str) -> str:
+    """Check that settings and data users are those of the interrupted run; returns its id."""
+    changes = changed_settings(run_directory.load_settings(folder), settings)
+    facts = run_directory.read_provenance(folder)
+    if changes or facts["settings_hash"] != digest:
+        raise SettingsError(
+            "resume needs the settings of the interrupted run, got changes in "
+            f"{'; '.join(changes) or 'the data users'}; leave them out or start a new run"
+        )
+    return str(facts["run_id"])
+
+
+def _note_resumed(run: Run) -> None:
+    """Write that a run goes on, and with which engine; not before engine and checkpoint are up.
+
+    A resume that is refused, say for an address where nobody answers, thus changes no file.
+    """
+    times = run_directory.read_provenance(run.folder)["times_resumed"]
+    _note(run, {"times_resumed": times + 1})
+    run_directory.write_config(run.folder, run.settings)
 
 
 def _provenance(run_id: str, digest: str) -> dict[str, Any]:
@@ -187,7 +210,9 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _run(run: Run, on_start: Callback | None, given: Grid | None) -> Result:
+def _run(
+    run: Run, on_start: Callback | None, given: Grid | None, *, report: bool, resumed: bool
+) -> Result:
     _note(run, describe(run))
     if on_start is not None:
         on_start(announcement(run))
@@ -196,15 +221,15 @@ def _run(run: Run, on_start: Callback | None, given: Grid | None) -> Result:
     with contextlib.nullcontext(given) if given else open_grid(run) as grid:
         try:
             with limited_memory(own_memory):
-                _train(run, grid)
+                _train(run, grid, resumed)
         except BudgetExhausted:
-            _close(run)
+            _close(run, report)
             raise
-    return Result(run.model, run.history, _close(run), run.folder)
+    return Result(run.model, run.history, _close(run, report), run.folder)
 
 
-def _close(run: Run) -> dict[str, Any]:
-    """Keep the model as far as it was released, and report on it."""
+def _close(run: Run, report: bool) -> dict[str, Any]:
+    """Keep the model as far as it was released, and report on it where a report is wanted."""
     from fedopt.audit_result import keep_result
     from fedopt.report import write_report
 
@@ -213,7 +238,7 @@ def _close(run: Run) -> dict[str, Any]:
     ended = datetime.now(UTC).isoformat(timespec="seconds")
     _note(run, {"ended": ended, "model_sha256": digest})
     keep_result(run.folder)
-    return write_report(run.folder)
+    return write_report(run.folder) if report else {}
 
 
 def _note(run: Run, facts: Mapping[str, Any]) -> None:
@@ -268,17 +293,23 @@ def build_grid(run: Run) -> WorkerGrid:
     return RayGrid(build_app, settings)
 
 
-def _train(run: Run, grid: Grid) -> None:
+def _train(run: Run, grid: Grid, resumed: bool) -> None:
     from clients.local_training import trainable
     from clients.protocol import weights_record
     from fedopt.run_strategy import build_strategy
 
     strategy = build_strategy(run)
     arrays = {name: p.detach().numpy() for name, p in trainable(run.model).items()}
+
+    def visible(number: int, released: ArrayRecord) -> None:
+        if resumed and not run.history:
+            _note_resumed(run)
+        after_round(run, number, released)
+
     strategy.start(
         grid,
         weights_record(arrays),
         num_rounds=run.plan.rounds,
         timeout=run.settings.engine.timeout,
-        evaluate_fn=functools.partial(after_round, run),
+        evaluate_fn=visible,
     )

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from experiments.asr import central
+from experiments.asr.batching import Batching
 from experiments.asr.central import train_centrally
-from experiments.asr.recipes import RECIPES, Recipe, ramp
+from experiments.asr.recipes import RECIPES, Recipe, ramp, wanted_recipe
 from experiments.asr.seed_models import save_model
 from experiments.asr.task import task
+from fedopt.central import CentralTraining, TrainsCentrally
 from fedopt.weights import initial_model
 from privacy.errors import SettingsError
 
@@ -156,3 +158,53 @@ def test_the_head_is_made_anew_on_request_only_and_the_body_is_loaded_strictly(
         task(**sizes, body_from=seed).model()
     with pytest.raises(SettingsError, match="body_from must be an existing file"):
         task(**sizes, body_from=tmp_path / "no")
+
+
+def test_a_run_of_fedopt_trains_the_speech_task_in_one_place(tmp_path: Path) -> None:
+    speech = task(speakers=2, held_out_speakers=1, cache_dir=tmp_path, progress=False)
+    assert isinstance(speech, TrainsCentrally)
+    options = {"optimizer": "fedlamb", "batch_size": 4}
+    wanted = CentralTraining(seed=1, steps=3, report_every=2, learning_rate=0.01, options=options)
+    model = initial_model(speech.model, 1, None)
+    before = {name: weights.clone() for name, weights in model.state_dict().items()}
+    told: list[int] = []
+    speech.train_centrally(model, wanted, lambda step, loss, metrics: told.append(step))
+    assert told == [2, 3]
+    moved = [
+        name for name, weights in model.state_dict().items() if (weights != before[name]).any()
+    ]
+    assert len(moved) > len(before) // 2
+
+
+def test_options_of_a_run_give_the_recipe() -> None:
+    plain, batching = wanted_recipe(CentralTraining(seed=1))
+    assert (plain, batching) == (RECIPES["quick"], Batching(8))
+    options = {"recipe": "ls-100", "optimizer": "fedlamb"}
+    chosen, batching = wanted_recipe(CentralTraining(seed=1, learning_rate=0.3, options=options))
+    assert (chosen.learning_rate, chosen.optimizer, chosen.start) == (0.3, "fedlamb", 330_000)
+    assert batching == Batching(8, 240.0)
+    small = wanted_recipe(CentralTraining(seed=1, options=options | {"batch_size": 3}))[1]
+    assert small == Batching(3)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"colour": 1}, "got colour"),
+        ({"recipe": "x"}, "recipe must be one of quick"),
+        ({"recipe": "cv-en-10"}, "sets the model's dropout"),
+        ({"optimizer": "x"}, "optimizer must be one of adam"),
+        ({"batch_size": 0}, "batch_size must be a whole number"),
+        ({"batch_size": 1.5}, "batch_size must be a whole number"),
+    ],
+)
+def test_wrong_options_of_a_run_are_refused(options: dict[str, float | str], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        wanted_recipe(CentralTraining(seed=1, options=options))
+
+
+def test_all_wrong_options_are_told_together() -> None:
+    wrong = {"colour": 1, "recipe": "x", "optimizer": "y", "batch_size": True}
+    with pytest.raises(SettingsError) as refused:
+        wanted_recipe(CentralTraining(seed=1, options=wrong))
+    assert len(refused.value.problems) == 4

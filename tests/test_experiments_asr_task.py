@@ -391,3 +391,21 @@ def test_progress_is_told_to_a_callable_and_shown_as_a_bar_otherwise(
     assert told == [(1, 3), (2, 3), (3, 3)]
     task(cache_dir=tmp_path / "two", **{**sizes, "progress": True})
     assert capsys.readouterr().out == ""
+
+
+def test_a_batch_that_memory_does_not_hold_has_the_same_loss_in_halves(speech: SpeechTask) -> None:
+    batch = next(speech.user_data(speech.user_ids()[0]).batches(np.random.default_rng(1)))
+    three = SpeechBatch(
+        torch.cat([batch.features, batch.features[:1]]),
+        torch.cat([batch.feature_lengths, batch.feature_lengths[:1]]),
+        torch.cat([batch.targets, batch.targets[: int(batch.target_lengths[0])]]),
+        torch.cat([batch.target_lengths, batch.target_lengths[:1]]),
+    )
+    model = speech.model().eval()
+    whole = speech.loss(model, three)
+    halves = speech.halve(three)
+    assert [len(half.target_lengths) for _, half in halves] == [1, 2]
+    parts = sum(weight * float(speech.loss(model, half).detach()) for weight, half in halves)
+    assert parts == pytest.approx(float(whole.detach()), rel=1e-5)
+    (only,) = speech.halve(halves[0][1])
+    assert only == (1.0, halves[0][1])

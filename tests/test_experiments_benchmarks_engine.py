@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from clients.protocol import LocalWork, MechanismSettings, Piece, StreamSettings, TrainRequest
+from clients.worker import Worker
 from experiments.benchmarks import engine
 from experiments.benchmarks.engine_costs import TrivialTask, measured
 from experiments.benchmarks.engine_rounds import beside_plain, outside_training
@@ -20,6 +22,7 @@ from experiments.benchmarks.engine_work import (
     examples,
     parameter_count,
 )
+from privacy.noise import grid_spacing
 
 FOUND: dict[str, Any] = {
     "plain_loop": {"10k": {"ratio": 0.2}, "1M": {"ratio": 0.95}},
@@ -76,11 +79,16 @@ def test_a_run_in_a_process_of_its_own_is_measured() -> None:
 
 
 def test_the_trivial_task_moves_every_weight_alike() -> None:
-    task = TrivialTask(100, 3)
-    model = task.model()
-    loss = task.loss(model, next(task.user_data("0000").batches(np.random.default_rng(0))))
-    gradients = torch.autograd.grad(loss, list(model.parameters()))
-    assert sum(float(gradient.sum()) for gradient in gradients) == 100.0
+    worker = Worker(TrivialTask(100, 3))
+    weights = {
+        name: parameter.detach().numpy().copy()
+        for name, parameter in worker.trainer.model.named_parameters()
+    }
+    mechanism = MechanismSettings("global", (1.0,) * 10, grid_spacing(1.0), 0.0, 2)
+    streams = StreamSettings(1, "ab", False, 1, 0)
+    pieces = (Piece(0, (0, 2), 0),)
+    partial = worker.train(TrainRequest(weights, pieces, mechanism, streams, LocalWork()))
+    np.testing.assert_allclose(partial.total * grid_spacing(1.0), 2 * 0.01, rtol=1e-6)
 
 
 def test_the_table_names_what_was_reached_and_what_was_not() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from engine_runs import engine_settings, left_behind, order, rows, run, start_child
 from engine_tasks import EngineTask
+from safetensors.numpy import load_file
 
 from fedopt.weights import model_digest
 from privacy.errors import (
@@ -35,6 +36,18 @@ CRASHES = [
     ("before line", 3),
     ("after line", 5),
 ]
+
+
+def test_a_run_writes_its_report_unless_it_is_told_not_to(tmp_path: Path) -> None:
+    from fedopt import simulate
+
+    told = simulate(engine_settings(), output=tmp_path / "told", report=False)
+    assert told.report == {}
+    assert (tmp_path / "told" / "model.safetensors").exists()
+    assert not list((tmp_path / "told").glob("privacy-report*"))
+    result = simulate(engine_settings(), output=tmp_path / "run")
+    assert result.report["accounting"]["rounds_charged"] == 4
+    assert (tmp_path / "run" / "privacy-report.html").exists()
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_bytes(tmp_path: Path) -> None:
@@ -176,11 +189,54 @@ def test_the_released_step_of_zero_updates_has_deviation_z_c_over_m_times_the_ra
     assert float(steps.std()) == pytest.approx(1.3 * 0.5 / 10 * 0.7, rel=0.03)
 
 
+EVERYONE = {
+    "privacy.sampling": "everyone",
+    "privacy.population": 24,
+    "privacy.cohort": 24,
+    "privacy.simulated_cohort": 24,
+}
+ONE_STEP = {
+    **EVERYONE,
+    "server.strategy": "fedavg",
+    "server.server_lr": 0.7,
+    "privacy.rounds": 1,
+    "privacy.noise_multiplier": 1.3,
+    "engine.worker_megabytes": 400,
+}
+"""One round of 24 users whose released step is 0.7 (0 + noise of deviation 1.3 x 0.5 / 24)."""
+
+
+def step_deviation(folder: Path) -> float:
+    weights = load_file(folder / "model.safetensors")
+    return float(np.concatenate([weights["first"], weights["second"] - 1.0]).std())
+
+
+@pytest.mark.parametrize("behaviour", ["raise", "nan", "exit", "greedy", "empty", "slow"])
+def test_the_noise_is_that_of_the_plan_after_every_fault_of_a_user(
+    behaviour: str, tmp_path: Path
+) -> None:
+    deadline = {"client.user_seconds": 0.5} if behaviour == "slow" else {}
+    options = {"folder": order(tmp_path / "task", {4: behaviour}), "zero": True, "size": 60_000}
+    result = run(engine_settings(ONE_STEP | deadline, **options), tmp_path / "run")
+    assert result.history[1]["faults"].keys() == {"4"}
+    assert step_deviation(tmp_path / "run") == pytest.approx(1.3 * 0.5 / 24 * 0.7, rel=0.03)
+
+
+@pytest.mark.parametrize("place", ["after reserve", "after checkpoint", "after commit"])
+def test_the_noise_is_that_of_the_plan_after_the_death_of_the_driver(
+    place: str, tmp_path: Path
+) -> None:
+    settings = engine_settings(ONE_STEP, zero=True, size=60_000)
+    child = start_child(settings, tmp_path / "run", (place, 1))
+    child.join(120)
+    assert child.exitcode == -9
+    run(settings, tmp_path / "run", resume=True)
+    assert step_deviation(tmp_path / "run") == pytest.approx(1.3 * 0.5 / 24 * 0.7, rel=0.03)
+
+
 def test_broken_users_are_named_and_leave_the_rest_as_it_was(tmp_path: Path) -> None:
     folder = tmp_path / "task"
-    everyone = {"privacy.sampling": "everyone", "privacy.population": 24, "privacy.cohort": 24}
-    everyone |= {"privacy.simulated_cohort": 24}
-    settings = engine_settings(everyone, folder=order(folder, {3: "raise", 7: "raise"}))
+    settings = engine_settings(EVERYONE, folder=order(folder, {3: "raise", 7: "raise"}))
     wanted = run(settings, tmp_path / "one")
     order(folder, {3: "nan", 7: "exit"})
     found = run(settings, tmp_path / "two")

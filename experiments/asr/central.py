@@ -1,6 +1,8 @@
 """Train the speech model in one place, without users or privacy: reference runs and seed models.
 
 python -m experiments.asr.central --dataset synthetic --steps 400 --output seed.safetensors
+
+`fedopt run --strategy central` does the same with the settings of a run.
 """
 
 from __future__ import annotations
@@ -17,18 +19,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.asr.options import DATASETS, SpeechOptions
-from experiments.asr.recipes import OPTIMIZERS, RECIPES, Recipe
+from experiments.asr.recipes import DEFAULT_BATCH, OPTIMIZERS, RECIPES, Recipe, wanted_recipe
 from experiments.asr.task import SpeechTask, task
 from privacy.errors import SettingsError
 
 if TYPE_CHECKING:
     import torch
 
-    from experiments.asr.batching import SpeechBatch
+    from experiments.asr.batching import Batching, SpeechBatch
+    from fedopt.central import CentralTraining
 
 Report = Callable[[int, float, dict[str, float]], None]
 """Is told: steps done, mean training loss since the last report, metrics on the split."""
 
+DEFAULT_STEPS, DEFAULT_REPORT_EVERY = 600, 100
 _LARGEST_GRADIENT_NORM = 1.0
 
 
@@ -57,17 +61,62 @@ def train_centrally(
     Raises: SettingsError when the weights do not fit, the recipe's values are out of range, or
     the corpus yields no batch.
     """
-    import torch
-
     from fedopt.weights import initial_model
 
     model = initial_model(speech.model, seed, str(init_from) if init_from else None).to(device)
-    torch.manual_seed(seed)
+    metrics = train_model(
+        speech, model, steps=steps, recipe=recipe, seed=seed, report_every=report_every,
+        report=report,
+    )  # fmt: skip
+    return Trained(model, metrics)
+
+
+def train_as_wanted(
+    speech: SpeechTask, model: torch.nn.Module, wanted: CentralTraining, report: Report
+) -> None:
+    """Train a model in place as `fedopt run --strategy central` asks.
+
+    Options: recipe (a name of RECIPES), optimizer, batch_size (utterances; default 8).
+    Raises: SettingsError with one sentence per mistake.
+    """
+    recipe, batching = wanted_recipe(wanted)
+    train_model(
+        speech,
+        model,
+        steps=wanted.steps or DEFAULT_STEPS,
+        recipe=recipe,
+        seed=wanted.seed,
+        report_every=wanted.report_every or DEFAULT_REPORT_EVERY,
+        report=report,
+        batching=batching,
+    )
+
+
+def train_model(
+    speech: SpeechTask,
+    model: torch.nn.Module,
+    *,
+    steps: int,
+    recipe: Recipe,
+    seed: int,
+    report_every: int,
+    report: Report,
+    batching: Batching | None = None,
+) -> dict[str, float]:
+    """Train a model in place; returns its last metrics on the development split.
+
+    batching: in place of the task's own, which is made for one user. Dropout draws from torch's
+    global generator, which is seeded here.
+    Raises: SettingsError when the corpus yields no batch.
+    """
+    import torch
+
     optimizer = _optimizer(recipe, model)
     factor = recipe.rate_factor(steps)
-    batches = _endless_batches(speech, np.random.default_rng(seed))
+    batches = _endless_batches(speech, np.random.default_rng(seed), batching)
     losses: list[float] = []
     metrics: dict[str, float] = {}
+    torch.manual_seed(seed)
     for step in range(1, steps + 1):
         optimizer.param_groups[0]["lr"] = recipe.learning_rate * factor(step)
         losses.append(_step(speech, model, optimizer, next(batches)))
@@ -75,7 +124,7 @@ def train_centrally(
             metrics = dict(speech.evaluate(model, "dev"))
             report(step, float(np.mean(losses)), metrics)
             losses.clear()
-    return Trained(model, metrics)
+    return metrics
 
 
 def _optimizer(recipe: Recipe, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -111,8 +160,10 @@ def _step(
     return loss.item()
 
 
-def _endless_batches(speech: SpeechTask, generator: np.random.Generator) -> Iterator[SpeechBatch]:
-    everyone = speech.all_training_data()
+def _endless_batches(
+    speech: SpeechTask, generator: np.random.Generator, batching: Batching | None
+) -> Iterator[SpeechBatch]:
+    everyone = speech.all_training_data(batching)
     while True:
         empty = True
         for batch in everyone.batches(generator):
@@ -210,8 +261,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", choices=RECIPES, default="quick")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, help="in place of the recipe's")
     parser.add_argument("--learning-rate", type=float, help="in place of the recipe's")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
+    parser.add_argument("--batch-size", type=int, default=DEFAULT_BATCH)
     parser.add_argument("--dropout", type=float)
     parser.add_argument("--spec-augment", default="none")
     parser.add_argument("--speed", type=float, default=0.0)
@@ -222,7 +273,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--init-from", help="safetensors file with the first weights")
     parser.add_argument("--output", help="safetensors file for --init-from of fedopt run")
-    parser.add_argument("--report-every", type=int, default=100)
+    parser.add_argument("--report-every", type=int, default=DEFAULT_REPORT_EVERY)
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

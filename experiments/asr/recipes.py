@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from experiments.asr.batching import Batching
+from privacy.errors import SettingsError
+
+if TYPE_CHECKING:
+    from fedopt.central import CentralTraining
+
+DEFAULT_BATCH = 8
+"""Utterances of a batch of central training, which one user's batches are too small for."""
 
 OPTIMIZERS = ("adam", "fedlars", "fedlamb")
 """What central training offers; the latter two are the server optimizers of those names."""
@@ -92,3 +101,44 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 A rate that is "halved" falls in steps of 50,000. Published batches are those seconds on each of 8
 GPUs for 300,000 to 600,000 steps; here one device takes them.
 """
+
+
+def wanted_recipe(wanted: CentralTraining) -> tuple[Recipe, Batching]:
+    """Read the options of a central training: recipe, optimizer, batch_size (utterances).
+
+    Raises: SettingsError with one sentence per mistake.
+    """
+    options = dict(wanted.options)
+    name, optimizer = options.pop("recipe", "quick"), options.pop("optimizer", None)
+    size = options.pop("batch_size", None)
+    if problems := [*_unknown(options), *_wrong(name, optimizer or "adam", size)]:
+        raise SettingsError(problems)
+    recipe = RECIPES[name]
+    if optimizer:
+        recipe = replace(recipe, optimizer=optimizer)
+    if wanted.learning_rate is not None:
+        recipe = replace(recipe, learning_rate=wanted.learning_rate)
+    return recipe, Batching(int(size or DEFAULT_BATCH), 0.0 if size else recipe.batch_seconds)
+
+
+def _unknown(options: Mapping[str, Any]) -> Iterator[str]:
+    for key in options:
+        yield (
+            "hyperparameters of central speech training are recipe, optimizer and batch_size, "
+            f"got {key}; leave it out"
+        )
+
+
+def _wrong(name: Any, optimizer: Any, size: Any) -> Iterator[str]:
+    if name not in RECIPES:
+        yield f"recipe must be one of {', '.join(RECIPES)}, got {name!r}; choose one"
+    elif RECIPES[name].dropout or RECIPES[name].layer_drop:
+        yield (
+            f"recipe {name} sets the model's dropout, which comes too late here; use "
+            f"python -m experiments.asr.central --recipe {name}"
+        )
+    if optimizer not in OPTIMIZERS:
+        yield f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}; choose one"
+    whole = type(size) in (int, float) and size >= 1 and size == int(size)
+    if size is not None and not whole:
+        yield f"batch_size must be a whole number of at least 1, got {size!r}; try {DEFAULT_BATCH}"

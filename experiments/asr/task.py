@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.asr.augmentation import Augmentation
-from experiments.asr.batching import Batching, SpeechBatch, collate, sorted_batches
+from experiments.asr.batching import Batching, SpeechBatch, collate, halved, sorted_batches
 from experiments.asr.corpora import Corpus, FeatureBank, Utterance
 from experiments.asr.evaluation import Measured, measure
 from experiments.asr.features import FRAMES_PER_STEP
@@ -23,6 +23,8 @@ from privacy.errors import SettingsError
 
 if TYPE_CHECKING:
     import torch
+
+    from fedopt.central import CentralTraining
 
 LONGEST_SECONDS = 30.0
 _EVALUATION_FRAMES = 6_000
@@ -96,16 +98,36 @@ class SpeechTask:
         """Give the utterances of one training speaker."""
         return self._data_of(self._users[user_id])
 
-    def all_training_data(self) -> SpeechUser:
-        """Give the utterances of all training speakers as if they were one; for central runs."""
-        return self._data_of(tuple(item for items in self._users.values() for item in items))
+    def all_training_data(self, batching: Batching | None = None) -> SpeechUser:
+        """Give the utterances of all training speakers as if they were one; for central runs.
 
-    def _data_of(self, utterances: tuple[Utterance, ...]) -> SpeechUser:
+        batching: in place of the one that the task has for a single user.
+        """
+        everything = tuple(item for items in self._users.values() for item in items)
+        return self._data_of(everything, batching)
+
+    def train_centrally(
+        self,
+        model: torch.nn.Module,
+        wanted: CentralTraining,
+        progress: Callable[[int, float, Mapping[str, float]], None],
+    ) -> None:
+        """Train a model in place on all speakers' utterances together.
+
+        Raises: SettingsError where an option is unknown or out of range.
+        """
+        from experiments.asr.central import train_as_wanted
+
+        train_as_wanted(self, model, wanted, progress)
+
+    def _data_of(
+        self, utterances: tuple[Utterance, ...], batching: Batching | None = None
+    ) -> SpeechUser:
         return SpeechUser(
             utterances,
             self._bank,
             self.tokens,
-            self._batching,
+            batching or self._batching,
             self._augmentation,
             self._read_threads,
         )
@@ -137,6 +159,10 @@ class SpeechTask:
     def move(self, batch: SpeechBatch, device: torch.device | str) -> SpeechBatch:
         """Put a batch on a device."""
         return SpeechBatch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+
+    def halve(self, batch: SpeechBatch) -> list[tuple[float, SpeechBatch]]:
+        """Cut a batch that the device's memory does not hold."""
+        return halved(batch)
 
     def evaluate(self, model: torch.nn.Module, split: str) -> Mapping[str, float]:
         """Measure loss per character and error rates (total errors / total, and by speaker).

@@ -79,7 +79,7 @@ GOALS = (
     ),
     Goal("speech step through the engine / alone", lambda f: float(f["speech"]["ratio"]), 1.15),
     Goal(
-        "time per user, cohort 400 / cohort 50",
+        "time per user, cohort 200 / cohort 25",
         lambda f: float(f["cohort"]["ratio"]),
         1.1,
     ),
@@ -200,8 +200,8 @@ def start() -> Found:
 
 def cohort() -> Found:
     """Measure the time per user for growing cohorts; it should not change."""
-    found = {n: cost(size="10k", cohort=n, rounds=5, users_at_once=1) for n in (50, 100, 200, 400)}
-    small, large = (found[n]["milliseconds_per_user"] for n in (50, 400))
+    found = {n: cost(size="10k", cohort=n, rounds=5, users_at_once=1) for n in (25, 50, 100, 200)}
+    small, large = (found[n]["milliseconds_per_user"] for n in (25, 200))
     return {"runs": list(found.values()), "ratio": round(large / small, 3)}
 
 

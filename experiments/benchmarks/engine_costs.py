@@ -10,33 +10,37 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
-import resource
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
+from clients.protocol import MechanismSettings
+from clients.worker import peak_megabytes
 from experiments.benchmarks.engine_rounds import settings
 from fedopt import simulate
+from privacy.seeds import Streams
 
 
 class TrivialUser:
-    """Hold one batch of nothing."""
+    """Have an update at hand without any training; see clients.worker.ReadyUpdate."""
 
-    def batches(self, generator: np.random.Generator) -> Iterator[torch.Tensor]:
-        """Yield it."""
-        yield torch.zeros(1)
+    def write_update(
+        self, layers: Sequence[torch.Tensor], mechanism: MechanismSettings, streams: Streams
+    ) -> None:
+        """Move every weight by the same amount."""
+        for layer in layers:
+            layer.fill_(0.01)
 
 
 class TrivialTask:
-    """Move every weight by the same amount: the least work that a client can do."""
+    """Do the least work that a client can do, so that what is left is the engine's own."""
 
     metric = "loss"
     splits = ("dev",)
@@ -49,7 +53,7 @@ class TrivialTask:
         return [f"{number:04d}" for number in range(self.users)]
 
     def user_data(self, user_id: str) -> TrivialUser:
-        """Give one batch."""
+        """Give the update at hand."""
         return TrivialUser()
 
     def model(self) -> nn.Module:
@@ -58,9 +62,8 @@ class TrivialTask:
         return nn.ParameterList([torch.zeros(each) for _ in range(10)])
 
     def loss(self, model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        """Sum the weights."""
-        total: torch.Tensor = sum((weight.sum() for weight in model.parameters()), torch.zeros(()))
-        return total
+        """Give no loss: nothing is trained."""
+        return torch.zeros(())
 
     def evaluate(self, model: nn.Module, split: str) -> Mapping[str, float]:
         """Measure nothing."""
@@ -86,7 +89,7 @@ def measured(wish: Mapping[str, Any]) -> dict[str, Any]:
     if parameters is not None:
         name = "experiments.benchmarks.engine_costs:task"
         tables["task"] = {"task": name, "options": {"parameters": parameters}}
-        tables["client"] |= {"local_steps": 1}
+        tables["privacy"] |= {"noise_multiplier": 0.0}  # the other side clips and adds no noise
     if population is not None:
         tables["privacy"] |= {"population": population, "virtual_users": True}
     import_everything(tables["engine"]["engine"])
@@ -111,7 +114,7 @@ def measured(wish: Mapping[str, Any]) -> dict[str, Any]:
         "milliseconds_per_user": round(
             statistics.median(s / max(n, 1) for s, n in zip(seconds, users, strict=True)) * 1e3, 4
         ),
-        "driver_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1),
+        "driver_megabytes": round(peak_megabytes(torch.device("cpu")), 1),
         "worker_megabytes": round(max(found["peak_memory_megabytes"] for found in trained), 1),
     }
 
