@@ -65,6 +65,8 @@ class Setting(Group):
 
     nodes: in plug-in mode, how many nodes said what of clipping and noise. tuning_runs_charged:
     whether other runs, such as those that chose the settings, are on the same ledger.
+    metric_chose_anything: always False: the rate depends on the round alone, planned rounds or the
+    ledger end a run, the last model is kept. What a person chose by looking is not known here.
     """
 
     mode: Literal["simulation", "plug-in"]

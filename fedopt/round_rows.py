@@ -25,7 +25,7 @@ def after_round(run: Run, number: int, arrays: ArrayRecord) -> None:
     if not run.history:
         run.history = run.log.keep_until(number)
     load_arrays(run.model, arrays_of(arrays))
-    if any(row["round"] == number for row in run.history):
+    if run.history and run.history[-1]["round"] >= number:
         return
     row = round_row(run, number)
     run.log.append(row)

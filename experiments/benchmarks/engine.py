@@ -174,7 +174,7 @@ def flower(quick: bool) -> Found:
 
 def workers(quick: bool) -> Found:
     """Compare the throughput of two Ray workers with that of one."""
-    wish = {"size": "1M", "cohort": 60, "rounds": 3 if quick else 5, "users_at_once": 1}
+    wish = {"size": "1M", "cohort": 100, "rounds": 3 if quick else 5, "users_at_once": 1}
     rates = {n: cost(engine="ray", workers=n, **wish)["users_per_second"] for n in (1, 2)}
     return {"users_per_second": rates, "ratio": round(rates[2] / rates[1], 3)}
 
