@@ -30,8 +30,9 @@ from fedopt.audit_result import audit_of_run
 from fedopt.cli import main
 from fedopt.report import read_run
 from fedopt.simulation import simulate
+from privacy import clipped_sum
 from privacy.audit_canaries import Canaries
-from privacy.clipping import clip_tensors_in_place
+from privacy.clipping import clip_scales
 from privacy.errors import SettingsError
 from privacy.seeds import Streams
 from strategies.round_record import RoundRecord
@@ -116,32 +117,28 @@ class FourLayerTask(EngineTask):
         return {"loss": 1.0, "distance": 0.0}
 
 
-def four_layers(folder: Path, clip: Any) -> dict[str, Any]:
-    """Audit a run whose clip is broken."""
+def four_layers(folder: Path, scales: Any) -> dict[str, Any]:
+    """Audit a run whose clip takes other factors."""
     task = FourLayerTask(users=USERS, size=1, zero=True, folder="", pause=0.0)
-    with mock.patch.object(worker, "clip_tensors_in_place", clip):
+    with mock.patch.object(clipped_sum, "clip_scales", scales):
         return audited(folder, audit_settings(), task=task)
 
 
 def test_a_clip_that_does_nothing_is_found(tmp_path: Path) -> None:
-    def no_clip(tensors: list[torch.Tensor], clipping: str, bounds: Any) -> Any:
-        return [1.0] * len(tensors), [1.0] * len(tensors), True
+    def no_clip(clipping: str, norms: list[float], bounds: list[float]) -> list[float]:
+        return [1.0] * len(norms)
 
     audit = four_layers(tmp_path / "run", no_clip)
     assert {"all rounds", "all rounds, one layer", "cohorts known"} <= set(audit["exceeded"])
 
 
 def test_a_clip_by_the_average_layer_is_found_by_the_canaries_of_one_layer(tmp_path: Path) -> None:
-    def average_clip(tensors: list[torch.Tensor], clipping: str, bounds: Any) -> Any:
-        norms = [float(tensor.norm()) for tensor in tensors]
-        scale = min(1.0, bounds[0] * len(norms) / max(sum(norms), 1e-9))
-        for tensor in tensors:
-            tensor.mul_(scale)
-        return norms, [scale] * len(norms), True
+    def average_clip(clipping: str, norms: list[float], bounds: list[float]) -> list[float]:
+        return [min(1.0, bounds[0] * len(norms) / max(sum(norms), 1e-9))] * len(norms)
 
     # Right where all layers are equally long, so the canaries of all layers see nothing.
     assert four_layers(tmp_path / "wrong", average_clip)["exceeded"] == ["all rounds, one layer"]
-    assert not four_layers(tmp_path / "right", clip_tensors_in_place)["exceeded"]
+    assert not four_layers(tmp_path / "right", clip_scales)["exceeded"]
 
 
 def test_sampled_cohorts_stay_below_and_known_cohorts_show_more(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ FACTS = {
     "epsilon": 8.0,
     "users": 24,
     "simulated_cohort": 6,
+    "users_at_once": 1,
+    "note": "",
     "parameters": 19,
     "metric": "wer",
 }
@@ -103,3 +105,14 @@ def test_a_run_without_noise_is_called_not_private(capsys: pytest.CaptureFixture
     progress = started()
     progress.round({"round": 2, "cohort": 0, "epsilon": None, "wer": 1.0})
     assert "not private" in capsys.readouterr().err
+
+
+def test_stacks_and_what_there_is_to_say_of_them_are_told_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(FACTS, "users_at_once", 50)
+    monkeypatch.setitem(FACTS, "note", "so it is 50")
+    started()
+    first, note = capsys.readouterr().err.splitlines()
+    assert "trained 6 of 24, 50 at once;" in first
+    assert note == "note: so it is 50"
