@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from fedopt import run_directory
 from fedopt.config import Settings
+from fedopt.machine import one_thread
 from privacy.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def train(
         )
     model = initial_model(task.model, settings.run.seed, settings.task.init_from)
     rows: list[Row] = []
-    with run_directory.opened(folder), _one_thread():
+    with run_directory.opened(folder), one_thread():
 
         def progress(step: int, loss: float, metrics: Mapping[str, float]) -> None:
             rows.append(_row(step, loss, metrics))
@@ -145,19 +145,6 @@ def _device(name: str) -> str:
     if name != "auto":
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread, so that results do not depend on the machine's cores."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _row(step: int, loss: float, metrics: Mapping[str, float]) -> Row:

@@ -19,7 +19,7 @@ from fedopt.config import (
     settings_hash,
     users_hash,
 )
-from fedopt.machine import limited_memory
+from fedopt.machine import limited_memory, one_thread
 from fedopt.planning import (
     audit_problems,
     build_plan,
@@ -86,7 +86,7 @@ def simulate(
     users = list(built.user_ids())
     effective = resolve(checked, len(users))
     plan = build_plan(effective, len(users))
-    with _one_thread():
+    with one_thread():
         effective, note = with_users_at_once(effective, plan, built, folder if resume else None)
     digest = settings_hash(effective, users_hash(users))
     seed = Streams(effective.run.seed, digest).torch_seed("model", 0)
@@ -94,7 +94,7 @@ def simulate(
     if problems := memory_problems(effective, model) + audit_problems(effective, model):
         raise SettingsError(problems)
     log = RunLog(folder / run_directory.ROUNDS)
-    with run_directory.opened(folder), _one_thread():
+    with run_directory.opened(folder), one_thread():
         resumed = resume and run_directory.is_run(folder)
         run_id = (_same_run if resumed else _begin)(folder, effective, digest)
         return _run(
@@ -195,19 +195,6 @@ def _provenance(run_id: str, digest: str) -> dict[str, Any]:
         "commit": commit(),
         "versions": versions(),
     }
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread, so that results do not depend on the machine's cores."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _run(

@@ -9,7 +9,7 @@ import torch
 
 from experiments.asr import central
 from experiments.asr.batching import Batching
-from experiments.asr.central import train_centrally
+from experiments.asr.central_training import train_centrally
 from experiments.asr.recipes import RECIPES, Recipe, ramp, wanted_recipe
 from experiments.asr.seed_models import save_model
 from experiments.asr.task import task

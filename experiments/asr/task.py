@@ -116,7 +116,7 @@ class SpeechTask:
 
         Raises: SettingsError where an option is unknown or out of range.
         """
-        from experiments.asr.central import train_as_wanted
+        from experiments.asr.central_training import train_as_wanted
 
         train_as_wanted(self, model, wanted, progress)
 
