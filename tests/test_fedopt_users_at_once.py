@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from engine_runs import run_in_child
 from torch import nn
 
 from experiments.classification.task import ClassificationTask
@@ -162,5 +163,7 @@ def test_stacks_give_the_same_bytes_again_and_others_than_single_users(tmp_path:
 
 @pytest.mark.slow
 def test_stacks_give_the_same_bytes_on_two_ray_workers(tmp_path: Path) -> None:
-    ray = {"engine": "ray", "workers": 2}
-    assert model_of(tmp_path / "local") == model_of(tmp_path / "ray", engine=ray)
+    tables = {**TABLES, "client": {"users_at_once": 7}}
+    tables["engine"] = {"engine": "ray", "workers": 2, "device": "cpu"}
+    run_in_child(build_settings(tables), tmp_path / "ray")
+    assert model_of(tmp_path / "local") == (tmp_path / "ray" / run_directory.MODEL).read_bytes()

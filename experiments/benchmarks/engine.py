@@ -229,7 +229,7 @@ def table(found: Found) -> str:
             continue
         sign = "<=" if goal.better == "lower" else ">="
         verdict = "reached" if goal.reached(value) else "not reached"
-        lines.append(f"| {goal.name} | {value:.3g} | {sign} {goal.bound:g} | {verdict} |")
+        lines.append(f"| {goal.name} | {value:.4g} | {sign} {goal.bound:g} | {verdict} |")
     return "\n".join(lines)
 
 

@@ -27,6 +27,7 @@ def summary(folder: Path) -> dict[str, Any]:
         # Where a corpus lies is nobody's business but its owner's.
         "settings": [line for line in lines if not line.startswith("data_root")],
         "seconds": (ended - started).total_seconds(),
+        "seconds_of_rounds": seconds_of_rounds(folder),
         "metric": utility["metric"],
         "final": utility["final"],
         "final_split": utility["final_split"],
@@ -38,6 +39,17 @@ def summary(folder: Path) -> dict[str, Any]:
         "commit": facts["commit"],
         "versions": facts["versions"],
     }
+
+
+def seconds_of_rounds(folder: Path) -> dict[str, float]:
+    """Sum up the rounds' wall seconds, and by phase the workers' seconds, all workers together."""
+    lines = (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+    totals: dict[str, float] = {"all": 0.0}
+    for row in map(json.loads, lines):
+        totals["all"] += row.get("seconds", 0.0)
+        for phase, seconds in row.get("seconds_by_phase", {}).items():
+            totals[phase] = totals.get(phase, 0.0) + seconds
+    return {phase: round(seconds, 2) for phase, seconds in totals.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
