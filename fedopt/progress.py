@@ -32,10 +32,13 @@ class Progress:
     @contextlib.contextmanager
     def shown(self, *, verbose: bool) -> Iterator[None]:
         """Silence Flower's logger while the run goes, and end the progress line after it."""
-        logging.getLogger("flwr").setLevel(logging.INFO if verbose else logging.ERROR)
+        flower = logging.getLogger("flwr")
+        before = flower.level
+        flower.setLevel(logging.INFO if verbose else logging.ERROR)
         try:
             yield
         finally:
+            flower.setLevel(before)
             if self.terminal and not self.quiet:
                 sys.stderr.write("\n")
 

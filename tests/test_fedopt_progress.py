@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -116,3 +117,11 @@ def test_stacks_and_what_there_is_to_say_of_them_are_told_at_the_start(
     first, note = capsys.readouterr().err.splitlines()
     assert "trained 6 of 24, 50 at once;" in first
     assert note == "note: so it is 50"
+
+
+def test_flowers_logger_is_left_as_it_was() -> None:
+    flower = logging.getLogger("flwr")
+    before = flower.level
+    with started(quiet=True).shown(verbose=False):
+        assert flower.level == logging.ERROR
+    assert flower.level == before
