@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clients.batches import mapped
 from clients.memory import PiecewiseBatches
 from clients.protocol import LocalWork
 from clients.task import Batch, Task, UserData
@@ -105,7 +105,7 @@ class LocalTrainer:
 
     def _reset(self) -> None:
         """Forget the user before: weights as received, buffers as the model was built."""
-        self.differentiated = PiecewiseBatches(self.task, self.differentiate)
+        self.differentiated.halvings = 0
         self.weights.copy_(self.received)
         for buffer, first in self.buffers:
             buffer.copy_(first)
@@ -116,12 +116,7 @@ class LocalTrainer:
         loss, found = self.differentiated(batch)
         gradients = self.direction(found, work)
         if work.momentum:
-            if momenta:
-                torch._foreach_mul_(momenta, work.momentum)
-                torch._foreach_add_(momenta, gradients)
-            else:
-                momenta.extend(gradient.clone() for gradient in gradients)
-            gradients = momenta
+            gradients = with_momentum(gradients, momenta, work.momentum)
         with torch.no_grad():
             torch._foreach_add_(self.parameters, gradients, alpha=-work.client_lr)
         return loss.detach()
@@ -152,6 +147,21 @@ class LocalTrainer:
             if work.weight_decay:
                 torch._foreach_add_(gradients, self.parameters, alpha=work.weight_decay)
         return gradients
+
+
+def with_momentum(
+    gradients: list[torch.Tensor], momenta: list[torch.Tensor], momentum: float
+) -> list[torch.Tensor]:
+    """Add gradients into the momenta, which the first step fills, and give these.
+
+    Reference: Sutskever et al. 2013, as torch.optim.SGD has it, without dampening.
+    """
+    if momenta:
+        torch._foreach_mul_(momenta, momentum)
+        torch._foreach_add_(momenta, gradients)
+    else:
+        momenta.extend(gradient.clone() for gradient in gradients)
+    return momenta
 
 
 def clip_gradients_in_place(gradients: Sequence[torch.Tensor], bound: float) -> None:
@@ -191,6 +201,11 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     }
 
 
+def count_trainable(model: torch.nn.Module) -> int:
+    """Count the parameters that are trained."""
+    return sum(parameter.numel() for parameter in trainable(model).values())
+
+
 def refuse_batch_norm(model: torch.nn.Module) -> None:
     """Refuse running statistics: they would leave the user unclipped and without noise."""
     from torch.nn.modules.batchnorm import _NormBase
@@ -212,14 +227,6 @@ def move(task: Task, batch: Batch, device: torch.device) -> Batch:
     own = getattr(task, "move", None)
     if own is not None:
         return own(batch, device)
-    return _move(batch, device) if device.type != "cpu" else batch
-
-
-def _move(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {key: _move(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        return type(batch)(_move(value, device) for value in batch)
-    return batch
+    if device.type == "cpu":
+        return batch
+    return mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))

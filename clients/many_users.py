@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from clients.batches import mapped
 from clients.local_training import LocalTrainer, UserFault, local_batches, move
-from clients.stacked_step import StackedStep
-from clients.stacked_trace import Tensors, Unstackable
+from clients.stacked_step import StackedStep, steps_plainly
+from clients.stacked_trace import Tensors, Unstackable, trace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,11 +101,7 @@ def flattened(batch: Batch) -> tuple[Tensors, Any]:
 
 def rebuilt(like: Batch, flat: Iterator[torch.Tensor]) -> Batch:
     """Put flat tensors together as another batch is."""
-    if isinstance(like, dict):
-        return {key: rebuilt(value, flat) for key, value in like.items()}
-    if isinstance(like, tuple | list):
-        return type(like)(rebuilt(value, flat) for value in like)
-    return next(flat)
+    return mapped(like, lambda _: next(flat))
 
 
 class StackTrainer:
@@ -164,9 +161,16 @@ class StackTrainer:
         key = (user.signature[0], user.signature[1 + number], len(weights[0]), work)
         if key not in self.steps:
             trainer = self.trainer
-            self.steps[key] = StackedStep(
-                trainer.task, trainer.model, trainer.names, weights, batch, user.rebuild, work
+            traced = trace(
+                trainer.task,
+                trainer.model,
+                trainer.names,
+                weights,
+                batch,
+                user.rebuild,
+                fuse=steps_plainly(work),
             )
+            self.steps[key] = StackedStep(traced, work)
             if len(self.steps) > MOST_STEPS:
                 self.steps.popitem(last=False)
         self.steps.move_to_end(key)

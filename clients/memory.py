@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
+
+from clients.batches import mapped, tensors_of
 
 if TYPE_CHECKING:
     from clients.task import Batch, Task
@@ -35,12 +37,11 @@ class PiecewiseBatches:
         cannot be cut.
         """
         while True:
+            pieces = cut(self.task, batch, self.halvings)
             try:
-                return self._summed(cut(self.task, batch, self.halvings))
+                return self._summed(pieces)
             except torch.OutOfMemoryError:
-                if len(cut(self.task, batch, self.halvings + 1)) == len(
-                    cut(self.task, batch, self.halvings)
-                ):
+                if len(cut(self.task, batch, self.halvings + 1)) == len(pieces):
                     raise
             self.halvings += 1
             if torch.cuda.is_available():
@@ -74,29 +75,12 @@ def cut(task: Task, batch: Batch, halvings: int) -> Weighted:
 
 def halve_rows(batch: Batch) -> Weighted:
     """Cut tensors of equal first dimension in two, weighted by rows; a single row stays whole."""
-    tensors = list(_tensors(batch))
+    tensors = tensors_of(batch)
     rows = len(tensors[0]) if tensors and tensors[0].dim() else 1
     if rows < 2 or any(tensor.dim() == 0 or len(tensor) != rows for tensor in tensors):
         return [(1.0, batch)]
     middle = rows // 2
     return [
-        (middle / rows, _rows(batch, slice(0, middle))),
-        ((rows - middle) / rows, _rows(batch, slice(middle, rows))),
+        (middle / rows, mapped(batch, lambda tensor: tensor[:middle])),
+        ((rows - middle) / rows, mapped(batch, lambda tensor: tensor[middle:])),
     ]
-
-
-def _tensors(batch: Any) -> Sequence[torch.Tensor]:
-    if isinstance(batch, torch.Tensor):
-        return [batch]
-    values = batch.values() if isinstance(batch, dict) else batch
-    if not isinstance(batch, dict | tuple | list):
-        return []
-    return [tensor for value in values for tensor in _tensors(value)]
-
-
-def _rows(batch: Any, rows: slice) -> Any:
-    if isinstance(batch, torch.Tensor):
-        return batch[rows]
-    if isinstance(batch, dict):
-        return {key: _rows(value, rows) for key, value in batch.items()}
-    return type(batch)(_rows(value, rows) for value in batch)

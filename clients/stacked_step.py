@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 
+from clients.local_training import with_momentum
 from clients.protocol import LocalWork
-from clients.stacked_trace import Tensors, trace
-
-if TYPE_CHECKING:
-    from clients.task import Batch, Task
+from clients.stacked_trace import Tensors, Trace
 
 
 class StackedStep:
@@ -19,24 +16,12 @@ class StackedStep:
 
     A stack holds one copy of the weights for each user: (users, *shape) for every layer.
 
-    Raises: Unstackable where the task's loss cannot be traced.
     Reference: McMahan et al. 2017 (arXiv 1602.05629), ClientUpdate; the arithmetic of
     torch.optim.SGD, whose last bits differ because products and sums are fused.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        model: torch.nn.Module,
-        names: Sequence[str],
-        weights: Tensors,
-        leaves: Tensors,
-        rebuild: Callable[[Tensors], Batch],
-        work: LocalWork,
-    ) -> None:
-        self.work = work
-        plain = not (work.gradient_clip or work.momentum or work.weight_decay or work.proximal)
-        self.trace = trace(task, model, names, weights, leaves, rebuild, fuse=plain)
+    def __init__(self, traced: Trace, work: LocalWork) -> None:
+        self.trace, self.work = traced, work
 
     def __call__(
         self,
@@ -78,14 +63,14 @@ class StackedStep:
             gradients = clipped_each(gradients, work.gradient_clip)
         if work.weight_decay:
             gradients = list(torch._foreach_add(gradients, weights, alpha=work.weight_decay))
-        if not work.momentum:
-            return gradients
-        if momenta:
-            torch._foreach_mul_(momenta, work.momentum)
-            torch._foreach_add_(momenta, gradients)
-        else:
-            momenta.extend(gradient.clone() for gradient in gradients)
-        return momenta
+        if work.momentum:
+            gradients = with_momentum(gradients, momenta, work.momentum)
+        return gradients
+
+
+def steps_plainly(work: LocalWork) -> bool:
+    """Tell whether a step only adds gradients, so that a product may go straight into weights."""
+    return not (work.gradient_clip or work.momentum or work.weight_decay or work.proximal)
 
 
 def clipped_each(gradients: Tensors, bound: float) -> Tensors:
