@@ -16,6 +16,7 @@ from experiments.asr.batching import Batching, SpeechBatch, collate, halved, sor
 from experiments.asr.corpora import Corpus, FeatureBank, Utterance
 from experiments.asr.evaluation import Measured, measure
 from experiments.asr.features import FRAMES_PER_STEP
+from experiments.asr.loss import loss_per_character
 from experiments.asr.options import SpeechOptions
 from experiments.asr.speaker import SpeechUser, frames_of
 from experiments.asr.tokens import Tokens, steps_needed
@@ -250,17 +251,7 @@ class SpeechTask:
 def _loss_per_character(
     logits: torch.Tensor, lengths: torch.Tensor, batch: SpeechBatch
 ) -> torch.Tensor:
-    from torch.nn import functional
-
-    total = functional.ctc_loss(
-        functional.log_softmax(logits.float(), dim=-1).transpose(0, 1),
-        batch.targets,
-        lengths,
-        batch.target_lengths,
-        reduction="sum",
-        zero_infinity=True,
-    )
-    return total / batch.target_lengths.sum()
+    return loss_per_character(logits, lengths, batch.targets, batch.target_lengths)
 
 
 def _by_speaker(utterances: Iterable[Utterance]) -> dict[str, tuple[Utterance, ...]]:

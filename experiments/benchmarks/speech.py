@@ -26,10 +26,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from experiments.asr.features import FRAMES_PER_STEP, SAMPLE_RATE, frame_count, log_mel, normalise
 from experiments.asr.flops import forward_flops
+from experiments.asr.loss import loss_per_character
 from experiments.asr.model import PRESETS, ModelChanges, build_model, compile_blocks
 from experiments.benchmarks.server_step import commit
 from privacy.clipped_sum import ClippedSum
@@ -115,14 +115,7 @@ class User:
         ):
             logits, steps = self.model(features, speech.frames)
         with self.phase("loss"):
-            loss = functional.ctc_loss(
-                functional.log_softmax(logits.float(), dim=-1).transpose(0, 1),
-                speech.targets,
-                steps,
-                speech.letters,
-                reduction="sum",
-                zero_infinity=True,
-            ) / int(speech.letters.sum())
+            loss = loss_per_character(logits, steps, speech.targets, speech.letters)
         with self.phase("backward"):
             gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         with self.phase("local step"), torch.no_grad():
