@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.sweep import NOTE
+from experiments.sweep import NOTE, failures
 from experiments.sweep import SCHEMA_VERSION as SWEEP_VERSION
 from experiments.sweep_figure import draw
 from fedopt import run_directory
@@ -51,11 +51,6 @@ def read_sweeps(paths: Sequence[Path]) -> list[dict[str, Any]]:
     if problems:
         raise SettingsError(problems)
     return found
-
-
-def failures(cell: Mapping[str, Any]) -> list[str]:
-    """List why runs of a cell failed."""
-    return [run["failure"] for run in cell["runs"] if run["failure"]]
 
 
 def join(sweeps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

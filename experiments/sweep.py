@@ -207,13 +207,18 @@ def first_weights(tables: Tables) -> str | None:
     return digest.hexdigest()
 
 
+def failures(cell: Mapping[str, Any]) -> list[str]:
+    """List why runs of a cell failed."""
+    return [run["failure"] for run in cell["runs"] if run["failure"]]
+
+
 def line_of(cell: Mapping[str, Any]) -> str:
     """Sum up a cell for reading along."""
-    failures = [run["failure"] for run in cell["runs"] if run["failure"]]
+    why = failures(cell)
     if cell["mean"] is None:
-        return f"{cell['label']}: failed ({failures[0]})"
+        return f"{cell['label']}: failed ({why[0]})"
     spread = "" if cell["deviation"] is None else f" +- {cell['deviation']:.4f}"
-    told = f", {len(failures)} failed ({failures[0]})" if failures else ""
+    told = f", {len(why)} failed ({why[0]})" if why else ""
     return f"{cell['label']}: {cell['mean']:.4f}{spread} from {cell['count']}{told}"
 
 
@@ -229,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("sweep: interrupted; the same command goes on", file=sys.stderr)
         return 130
     print(given.output / f"{found['grid']}.json")
-    return int(any(run["failure"] for cell in found["cells"] for run in cell["runs"]))
+    return int(any(failures(cell) for cell in found["cells"]))
 
 
 def _parser() -> argparse.ArgumentParser:
