@@ -29,6 +29,12 @@ from privacy.statement import tier
 SCHEMA_VERSION = 1
 _LOOSE = 1.25
 
+PRV_ONE_SIDE = PrivacyWarning(
+    "prv-one-side",
+    "PRV bounds what a user who leaves gives away; that one who joins gives away less was seen "
+    "wherever it was tried and is not proved. PLD covers both.",
+)
+
 
 @dataclass(frozen=True)
 class BudgetAnswer:
@@ -63,6 +69,8 @@ class BudgetAnswer:
         if rdp and pld and pld.accountant == "pld" and rdp.epsilon > _LOOSE * pld.epsilon > 0:
             text = f"RDP is {rdp.epsilon / pld.epsilon:.3g} times PLD here; --accountant pld helps."
             found[PrivacyWarning("rdp-loose", text)] = None
+        if "prv" in self.spent and self.spent["prv"].accountant == "prv":
+            found[PRV_ONE_SIDE] = None
         return tuple(found)
 
 

@@ -183,6 +183,7 @@ def test_the_budget_quotes_prv_where_it_is_asked_for(capsys):
     assert found["accountant"] == "prv"
     assert found["epsilon"] == found["accountants"]["prv"]["epsilon"]
     assert found["accountants"]["prv"]["library"] == "opacus 1.6.0"
+    assert "prv-one-side" in [warning["code"] for warning in found["warnings"]]
     assert found["accountants"]["pld"]["epsilon"] * 0.998 <= found["epsilon"]
 
 
