@@ -110,8 +110,9 @@ class Worker:
         self.sum.start(mechanism.clipping, mechanism.bounds, mechanism.grid_spacing)
         self.tally = LayerTally(len(self.trainer.sizes))
         self.phases = {"data": 0.0, "training": 0.0, "clipping": 0.0, "noise": 0.0}
-        if self.stacks.width != request.work.users_at_once > 1:
-            self.stacks = StackTrainer(self.trainer, request.work.users_at_once)
+        width = request.work.users_at_once
+        if width > 1 and self.stacks.width != width:
+            self.stacks = StackTrainer(self.trainer, width)
 
     def _train_piece(
         self, piece: Piece, request: TrainRequest, streams: Streams
@@ -235,7 +236,7 @@ class Worker:
         if not found.finite:
             raise UserFault("its update holds NaN or infinity")
         self.tally.count(found)
-        return found.whole_norm, any(scale != 1.0 for scale in found.scales)
+        return found.whole_norm, found.was_clipped
 
     def _add_noise(self, piece: Piece, request: TrainRequest, streams: Streams) -> None:
         """Add the noise shares of a piece as one Gaussian of their summed variance."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from fedopt import run_directory
 from fedopt.config import Settings
 from fedopt.machine import one_thread
+from fedopt.run_log import RunLog
 from privacy.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def train(
     Guarantee: none.
     """
     from clients.task import load_task
-    from fedopt.planning import task_options
+    from fedopt.planning import device_of, task_options
     from fedopt.weights import initial_model
 
     task = load_task(settings.task.task, task_options(settings))
@@ -113,16 +114,16 @@ def train(
         )
     model = initial_model(task.model, settings.run.seed, settings.task.init_from)
     rows: list[Row] = []
+    log = RunLog(folder / STEPS)
     with run_directory.opened(folder), one_thread():
 
         def progress(step: int, loss: float, metrics: Mapping[str, float]) -> None:
             rows.append(_row(step, loss, metrics))
-            _append(folder / STEPS, rows[-1])
+            log.append(rows[-1])
             shown(rows[-1])
 
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        device = settings.engine.device
-        task.train_centrally(model.to(_device(device)), _wanted(settings), progress)
+        task.train_centrally(model.to(device_of(settings)), _wanted(settings), progress)
         tested = _tested(task, model)
         return _close(settings, folder, task, model.to("cpu"), rows, tested, started)
 
@@ -139,22 +140,9 @@ def _wanted(settings: Settings) -> CentralTraining:
     )
 
 
-def _device(name: str) -> str:
-    import torch
-
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _row(step: int, loss: float, metrics: Mapping[str, float]) -> Row:
     measured = {f"dev_{name}" if name == "loss" else name: metrics[name] for name in metrics}
     return {"step": step, "train_loss": loss if math.isfinite(loss) else None, **measured}
-
-
-def _append(path: Path, row: Row) -> None:
-    with path.open("a", encoding="utf-8") as opened:
-        opened.write(json.dumps(row) + "\n")
 
 
 def _tested(task: Any, model: torch.nn.Module) -> dict[str, float]:

@@ -66,10 +66,10 @@ def count_parameters(task: Task, *, on_meta: bool) -> int:
     """Count the trainable parameters; on_meta: without memory for the weights."""
     import torch
 
-    from clients.local_training import trainable
+    from clients.local_training import count_trainable
 
     with torch.device("meta") if on_meta else contextlib.nullcontext():
-        return sum(p.numel() for p in trainable(task.model()).values())
+        return count_trainable(task.model())
 
 
 def gpu_hours(task: Task, settings: Settings) -> float | None:

@@ -53,6 +53,11 @@ def gpu_names() -> list[str]:
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
+def worker_share_megabytes(workers: int) -> float:
+    """Give a worker's share of the memory that is free now."""
+    return available_megabytes() * SHARE / workers
+
+
 def worker_buffers_megabytes(parameters: int) -> float:
     """Compute what a worker's buffers hold for a model of so many trainable parameters."""
     return parameters * BYTES_PER_PARAMETER / 1e6

@@ -152,7 +152,7 @@ def resolve(settings: Settings, users: int) -> Settings:
     engine = settings.engine.model_copy(
         update={
             "engine": _engine(settings),
-            "device": _device(settings),
+            "device": device_of(settings),
             "worker_megabytes": _worker_megabytes(settings),
         }
     )
@@ -201,20 +201,20 @@ def _worker_megabytes(settings: Settings) -> float:
     engine = settings.engine
     if engine.worker_megabytes is not None:
         return engine.worker_megabytes
-    if engine.ray_address is not None or _device(settings) != "cpu":
+    if engine.ray_address is not None or device_of(settings) != "cpu":
         return 0.0
     workers = engine.workers if _engine(settings) == "ray" else 1
-    return float(round(machine.available_megabytes() * machine.SHARE / workers))
+    return float(round(machine.worker_share_megabytes(workers)))
 
 
 def memory_problems(settings: Settings, model: torch.nn.Module) -> list[str]:
     """Refuse more workers than this machine's memory holds."""
-    from clients.local_training import trainable
+    from clients.local_training import count_trainable
 
     engine = settings.engine
     if engine.engine != "ray" or engine.ray_address is not None:
         return []
-    parameters = sum(p.numel() for p in trainable(model).values())
+    parameters = count_trainable(model)
     each = machine.WORKER_BASE_MEGABYTES + machine.worker_buffers_megabytes(parameters)
     free = machine.available_megabytes()
     if each * engine.workers <= free:
@@ -232,7 +232,8 @@ def audit_problems(settings: Settings, model: torch.nn.Module) -> list[str]:
     return canary_problems(settings.privacy.audit, [p.numel() for p in trainable(model).values()])
 
 
-def _device(settings: Settings) -> str:
+def device_of(settings: Settings) -> str:
+    """Name the device: the one that is asked for, or a GPU where torch finds one."""
     if settings.engine.device != "auto":
         return settings.engine.device
     import torch

@@ -67,7 +67,7 @@ def evaluate(task: Task, model: torch.nn.Module, split: str, device: str = "cpu"
 
 def announcement(run: Run) -> Row:
     """Say what is about to run, for progress displays."""
-    from clients.local_training import trainable
+    from clients.local_training import count_trainable
 
     engine, privacy = run.settings.engine, run.settings.privacy
     return {
@@ -83,6 +83,6 @@ def announcement(run: Run) -> Row:
         "simulated_cohort": run.plan.simulation.cohort,
         "users_at_once": run.settings.client.users_at_once,
         "note": run.note,
-        "parameters": sum(p.numel() for p in trainable(run.model).values()),
+        "parameters": count_trainable(run.model),
         "metric": getattr(run.task, "metric", "loss"),
     }

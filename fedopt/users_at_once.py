@@ -15,6 +15,7 @@ import numpy as np
 
 from fedopt import machine, run_directory
 from fedopt.config import Settings
+from fedopt.dry_run import count_parameters
 from privacy.plan import PrivacyPlan
 
 if TYPE_CHECKING:
@@ -69,17 +70,15 @@ def choose(settings: Settings, plan: PrivacyPlan, task: Task) -> Choice:
     """Choose the width of stacks; it says why where a wish could not be met."""
     import torch
 
-    from clients.local_training import trainable
-
-    if settings.client.users_at_once == 1:
-        return Choice(1)
-    with torch.random.fork_rng(devices=[]):
-        model = task.model()
-    parameters = sum(parameter.numel() for parameter in trainable(model).values())
     wish, cohort = settings.client.users_at_once, settings.privacy.simulated_cohort or 1
     # Half a cohort at most, whatever the number of workers, so that two always have work.
-    most = min(WIDEST, STACKED_WEIGHTS // max(parameters, 1), cohort // 2)
-    if wish is None and (most < 2 or settings.client.user_seconds):
+    most = min(WIDEST, cohort // 2)
+    if wish == 1 or (wish is None and (most < 2 or settings.client.user_seconds)):
+        return Choice(1)
+    with torch.random.fork_rng(devices=[]):
+        parameters = count_parameters(task, on_meta=False)
+    most = min(most, STACKED_WEIGHTS // max(parameters, 1))
+    if wish is None and most < 2:
         return Choice(1)
     width, note = _within_memory(settings, parameters, wish or most)
     if width < 2:
@@ -94,7 +93,7 @@ def _within_memory(settings: Settings, parameters: int, width: int) -> tuple[int
     """Shrink a stack to what a worker's memory holds."""
     engine = settings.engine
     workers = engine.workers if engine.engine == "ray" else 1
-    free = engine.worker_megabytes or machine.available_megabytes() * machine.SHARE / workers
+    free = engine.worker_megabytes or machine.worker_share_megabytes(workers)
     each = parameters * 4 * COPIES / 1e6
     fits = int(free / max(each, 1e-9))
     if width <= fits:

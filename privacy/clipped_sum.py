@@ -54,6 +54,11 @@ class Clipped:
         """Give the L2 norm of the whole update before clipping."""
         return math.sqrt(math.fsum(norm**2 for norm in self.norms))
 
+    @property
+    def was_clipped(self) -> bool:
+        """Tell whether any layer was changed."""
+        return any(scale != 1.0 for scale in self.scales)
+
 
 class ClippedSum:
     """Add up clipped updates of users as exact integers.

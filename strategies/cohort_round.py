@@ -113,11 +113,11 @@ class CohortRound:
         One draw of the summed variance has the same distribution as a draw for each group, and
         noise is the larger part of the work beside training.
         """
-        shares = [0] * len(self.groups)
-        if self.plan.noise_placement == "clients" and self.plan.noise_multiplier > 0.0:
-            for block in np.array_split(np.arange(len(shares)), min(NOISE_DRAWS, len(shares)) or 1):
-                if len(block):
-                    shares[block[0]] = sum(len(self.groups[group]) for group in block)
+        sizes = [len(group) for group in self.groups]
+        shares = [0] * len(sizes)
+        if sizes and self.plan.noise_placement == "clients" and self.plan.noise_multiplier > 0.0:
+            for block in np.array_split(np.arange(len(sizes)), min(NOISE_DRAWS, len(sizes))):
+                shares[block[0]] = sum(sizes[group] for group in block)
         return shares
 
     def retry_messages(self, arrays: ArrayRecord, nodes: Sequence[int]) -> list[Message]:

@@ -83,11 +83,10 @@ class NodeRound:
         found = self.sum.add(torch.cat([part.reshape(-1) for part in update]))
         if not found.finite:
             raise NodeFault("its update holds NaN or infinity")
-        clipped = any(scale != 1.0 for scale in found.scales)
         self.clipped_by_nodes += is_update
         # What a node clipped in float32 may miss the server's bound by a rounding.
         self.clipped_by_server += any(scale < 1.0 - 2.0**-20 for scale in found.scales)
-        return UserOutcome(number, 0.0, found.whole_norm, clipped, 0.0)
+        return UserOutcome(number, 0.0, found.whole_norm, found.was_clipped, 0.0)
 
     def _add_noised(self, number: int, update: list[torch.Tensor]) -> UserOutcome:
         """Add an update that holds a noise share: it cannot be clipped again, so it is trusted."""
