@@ -31,6 +31,8 @@ class LocalTrainer:
     def __init__(self, task: Task, device: str = "cpu") -> None:
         self.task = task
         self.device = torch.device(device)
+        if hasattr(task, "prepare"):
+            task.prepare(self.device)
         self.moves = self.device.type != "cpu" or hasattr(task, "move")
         self.model = task.model().to(self.device)
         refuse_batch_norm(self.model)

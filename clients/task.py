@@ -33,6 +33,7 @@ class Task(Protocol):
     A task may also have these, all optional:
     `metric`: name of the headline metric that `evaluate` returns (default "loss");
     `splits`: tuple of the splits that `evaluate` knows (default ("dev",));
+    `prepare(device)`: told before training on which device its batches will be used;
     `move(batch, device)`: put a batch on a device (default: tensors in tuples, lists, dicts);
     `halve(batch)`: cut a batch that the device's memory does not hold: list of (weight, batch),
     where the loss of the whole is the weighted sum of theirs (default: tensors by rows);

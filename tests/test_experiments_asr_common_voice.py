@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from experiments.asr.common_voice import common_voice_corpus
-from experiments.asr.corpora import Corpus, FeatureBank
+from experiments.asr.corpora import Corpus, SpeechBank
 from experiments.asr.task import task
 from experiments.asr.tokens import FRENCH, Tokens
 from privacy.errors import SettingsError
@@ -149,8 +149,8 @@ def test_published_lengths_are_taken_without_opening_the_clips(root: Path) -> No
     (root / "clip_durations.tsv").write_text("clip\tduration[ms]\n" + lengths)
     corpus = _read(root)
     assert {item.seconds for item in corpus.utterances} == {2.5}
-    bank = FeatureBank(corpus)
-    assert bank.features(corpus.utterances[0]) is None
+    bank = SpeechBank(corpus)
+    assert bank.speech(corpus.utterances[0]) is None
     assert bank.unreadable == 1
 
 

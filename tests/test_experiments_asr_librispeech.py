@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from experiments.asr.corpora import FeatureBank, UnreadableAudio, checked_samples
+from experiments.asr.corpora import SpeechBank, UnreadableAudio, checked_samples
 from experiments.asr.librispeech import librispeech_corpus
 from experiments.asr.tokens import Tokens
 from privacy.errors import SettingsError
@@ -121,12 +121,12 @@ def test_audio_that_breaks_while_it_is_read_is_skipped_from_then_on(
     corpus = librispeech_corpus(root, Tokens())
     item = next(i for i in corpus.utterances if i.speaker == "50")
     path.write_bytes(path.read_bytes()[:60])
-    bank = FeatureBank(corpus)
-    assert bank.features(item) is None
-    assert bank.features(item) is None
+    bank = SpeechBank(corpus)
+    assert bank.speech(item) is None
+    assert bank.speech(item) is None
     assert bank.unreadable == 1
     assert caplog.text.count("50-1-0000") >= 1
-    assert bank.features(corpus.utterances[0]) is not None
+    assert bank.speech(corpus.utterances[0]) is not None
 
 
 @pytest.mark.parametrize("bad", [np.zeros(399), np.full(800, np.nan), np.full(800, np.inf)])
@@ -138,9 +138,9 @@ def test_too_short_or_not_finite_samples_are_refused(bad: np.ndarray) -> None:
 def test_features_are_kept_up_to_the_limit(root: Path) -> None:
     corpus = librispeech_corpus(root, Tokens())
     first = corpus.utterances[0]
-    keeping, forgetting = FeatureBank(corpus), FeatureBank(corpus, limit_megabytes=0)
-    assert keeping.features(first) is keeping.features(first)
-    again, once = forgetting.features(first), forgetting.features(first)
+    keeping, forgetting = SpeechBank(corpus), SpeechBank(corpus, limit_megabytes=0)
+    assert keeping.speech(first) is keeping.speech(first)
+    again, once = forgetting.speech(first), forgetting.speech(first)
     assert again is not once
     np.testing.assert_array_equal(again, once)
 
@@ -153,12 +153,12 @@ def test_reading_ahead_changes_nothing_but_the_time(root: Path, threads: int) ->
     corpus = librispeech_corpus(root, Tokens())
     items = corpus.utterances
     groups = [items[:2], items[2:5], [], items[5:]]
-    plain = FeatureBank(corpus)
-    ahead = list(FeatureBank(corpus).read_ahead(groups, threads))
+    plain = SpeechBank(corpus)
+    ahead = list(SpeechBank(corpus).read_ahead(groups, threads))
     assert [len(group) for group in ahead] == [len(group) for group in groups]
     for group, read in zip(groups, ahead, strict=True):
         for item, features in zip(group, read, strict=True):
-            expected = plain.features(item)
+            expected = plain.speech(item)
             assert (features is None) == (expected is None)
             if features is not None:
                 np.testing.assert_array_equal(features, expected)
@@ -240,6 +240,6 @@ def test_real_speech_is_indexed_whole() -> None:
     assert (len(dev), len({item.speaker for item in dev})) == (131, 10)
     assert sum(len(item.text.split()) for item in dev) == 780
     assert sum(item.seconds for item in train) / 60 == pytest.approx(36.6, abs=0.1)
-    features = FeatureBank(corpus).features(dev[0])
+    features = SpeechBank(corpus).speech(dev[0])
     assert features is not None
     assert np.isfinite(features).all()

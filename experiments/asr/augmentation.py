@@ -8,6 +8,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Hold how one utterance is varied, as it was drawn.
+
+    frames: of the varied features. speed, tract: factors on time and on the frequency axis; 1.0
+    leaves it alone. bin_masks, frame_masks: (start, end) of what is filled with 0.
+    """
+
+    frames: int
+    speed: float = 1.0
+    tract: float = 1.0
+    bin_masks: tuple[Span, ...] = ()
+    frame_masks: tuple[Span, ...] = ()
+
+    def __call__(self, features: Floats) -> Floats:
+        """Give a varied copy of (frames, bins) features; what is not varied is given as it is."""
+        varied = features
+        if self.speed != 1.0:
+            varied = stretch(varied, self.speed, axis=0)
+        if self.tract != 1.0:
+            varied = warp_bins(varied, self.tract)
+        if self.bin_masks or self.frame_masks:
+            varied = varied.copy()
+        for start, end in self.bin_masks:
+            varied[:, start:end] = 0.0
+        for start, end in self.frame_masks:
+            varied[start:end] = 0.0
+        return varied
 
 
 @dataclass(frozen=True)
@@ -27,45 +58,52 @@ class Augmentation:
     time_width: int = 50
     time_fraction: float = 0.1
 
+    def draw(self, frames: int, bins: int, generator: np.random.Generator) -> Variation:
+        """Draw how features of (frames, bins) are varied."""
+        speed = tract = 1.0
+        if self.speed:
+            speed += generator.uniform(-self.speed, self.speed)
+            frames = stretched_length(frames, speed)
+        if self.tract:
+            tract += generator.uniform(-self.tract, self.tract)
+        bound = min(self.time_width, int(self.time_fraction * frames))
+        return Variation(
+            frames,
+            speed,
+            tract,
+            tuple(
+                _draw_mask(bins, self.frequency_width, generator)
+                for _ in range(self.frequency_masks)
+            ),
+            tuple(_draw_mask(frames, bound, generator) for _ in range(self.time_masks)),
+        )
+
     def __call__(self, features: Floats, generator: np.random.Generator) -> Floats:
         """Give a varied copy of (frames, bins) features; the number of frames may change."""
-        varied = features
-        if self.speed:
-            varied = stretch(varied, 1.0 + generator.uniform(-self.speed, self.speed), axis=0)
-        if self.tract:
-            varied = warp_bins(varied, 1.0 + generator.uniform(-self.tract, self.tract))
-        if self.frequency_masks or self.time_masks:
-            varied = self._masked(varied, generator)
-        return varied
-
-    def _masked(self, features: Floats, generator: np.random.Generator) -> Floats:
         frames, bins = features.shape
-        masked = features.copy()
-        for _ in range(self.frequency_masks):
-            start, end = _draw_mask(bins, self.frequency_width, generator)
-            masked[:, start:end] = 0.0
-        bound = min(self.time_width, int(self.time_fraction * frames))
-        for _ in range(self.time_masks):
-            start, end = _draw_mask(frames, bound, generator)
-            masked[start:end] = 0.0
-        return masked
+        return self.draw(frames, bins, generator)(features)
 
 
 PAPER_SPEC_AUGMENT = Augmentation(frequency_masks=2, time_masks=10)
 """SpecAugment with the constants of arXiv 2310.00098."""
 
 
-def _draw_mask(size: int, bound: int, generator: np.random.Generator) -> tuple[int, int]:
+def _draw_mask(size: int, bound: int, generator: np.random.Generator) -> Span:
     """Draw a mask narrower than `bound`, anywhere inside `size`."""
     width = int(generator.integers(0, max(1, min(bound, size + 1))))
     start = int(generator.integers(0, size - width + 1))
     return start, start + width
 
 
+def stretched_length(size: int, factor: float) -> int:
+    """Give the length of an axis that is made `factor` times as long."""
+    return max(1, round(size * factor))
+
+
 def stretch(features: Floats, factor: float, axis: int) -> Floats:
     """Make an axis `factor` times as long, by linear interpolation."""
     size = features.shape[axis]
-    positions = np.linspace(0.0, size - 1.0, max(1, round(size * factor)))
+    positions = np.linspace(0.0, size - 1.0, stretched_length(size, factor))
     return _interpolate(features, positions, axis)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,38 @@ class SpeechBatch(NamedTuple):
     targets: torch.Tensor
     target_lengths: torch.Tensor
 
+    def rows(self, rows: slice, labels: slice) -> SpeechBatch:
+        """Give some utterances and their labels as a batch."""
+        return SpeechBatch(
+            self.features[rows],
+            self.feature_lengths[rows],
+            self.targets[labels],
+            self.target_lengths[rows],
+        )
 
-def halved(batch: SpeechBatch) -> list[tuple[float, SpeechBatch]]:
+
+class CanBeCut(Protocol):
+    """Hold utterances that can be taken in two batches: of features, or of raw speech."""
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """Give all labels of the batch, one after the other."""
+        ...
+
+    @property
+    def target_lengths(self) -> torch.Tensor:
+        """Give the number of labels of each utterance."""
+        ...
+
+    def rows(self, rows: slice, labels: slice) -> Self:
+        """Give some utterances and their labels as a batch."""
+        ...
+
+
+CutBatch = TypeVar("CutBatch", bound=CanBeCut)
+
+
+def halved(batch: CutBatch) -> list[tuple[float, CutBatch]]:
     """Cut a batch in two, each with its share of the labels; a single utterance stays whole.
 
     A loss per label of the whole is then the weighted sum of the halves' losses.
@@ -40,13 +70,9 @@ def halved(batch: SpeechBatch) -> list[tuple[float, SpeechBatch]]:
         return [(1.0, batch)]
     middle = count // 2
     labels = int(batch.target_lengths[:middle].sum())
-    first, second = slice(0, middle), slice(middle, count)
     halves = [
-        SpeechBatch(features, lengths, targets, batch.target_lengths[rows])
-        for features, lengths, targets, rows in (
-            (batch.features[first], batch.feature_lengths[first], batch.targets[:labels], first),
-            (batch.features[second], batch.feature_lengths[second], batch.targets[labels:], second),
-        )
+        batch.rows(slice(0, middle), slice(0, labels)),
+        batch.rows(slice(middle, count), slice(labels, None)),
     ]
     return [(len(half.targets) / len(batch.targets), half) for half in halves]
 
@@ -95,6 +121,15 @@ def collate(
     return SpeechBatch(
         torch.from_numpy(padded),
         torch.tensor([len(frames) for frames in features]),
+        *label_tensors(labels),
+    )
+
+
+def label_tensors(labels: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give all labels of a batch, one after the other, and how many each utterance has."""
+    import torch
+
+    return (
         torch.tensor([label for sequence in labels for label in sequence], dtype=torch.int64),
         torch.tensor([len(sequence) for sequence in labels]),
     )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from experiments.asr.batching import Batching, SpeechBatch
+    from experiments.asr.sounds import SoundBatch
     from experiments.asr.task import SpeechTask
     from fedopt.central import CentralTraining
 
@@ -101,6 +102,7 @@ def train_model(
     """
     import torch
 
+    speech.prepare(next(model.parameters()).device)
     optimizer = _optimizer(recipe, model)
     factor = recipe.rate_factor(steps)
     batches = _endless_batches(speech, np.random.default_rng(seed), batching)
@@ -135,7 +137,7 @@ def _step(
     speech: SpeechTask,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    batch: SpeechBatch,
+    batch: SpeechBatch | SoundBatch,
 ) -> float:
     """Take one step; a block that layer drop left out keeps a gradient of zero."""
     import torch
@@ -152,7 +154,7 @@ def _step(
 
 def _endless_batches(
     speech: SpeechTask, generator: np.random.Generator, batching: Batching | None
-) -> Iterator[SpeechBatch]:
+) -> Iterator[SpeechBatch | SoundBatch]:
     everyone = speech.all_training_data(batching)
     while True:
         empty = True

@@ -15,6 +15,8 @@ from experiments.asr.features import WINDOW_SAMPLES, utterance_features
 
 SPLITS = ("train", "dev", "test")
 
+Speech = NDArray[np.float16] | NDArray[np.float32]
+
 _log = logging.getLogger(__name__)
 
 
@@ -57,15 +59,20 @@ class Corpus:
         return tuple(utterance for utterance in self.utterances if utterance.split == name)
 
 
-class FeatureBank:
-    """Compute the features of each utterance once and keep them, up to a memory limit.
+class SpeechBank:
+    """Read each utterance once and keep its features, or its samples, up to a memory limit.
 
-    What cannot be read is named in a warning, counted in `unreadable`, and skipped from then on.
+    raw: give samples, (samples,) float32, for features that are computed elsewhere; else features,
+    (frames, 80) float16. What cannot be read is named in a warning, counted in `unreadable`, and
+    skipped from then on.
     """
 
-    def __init__(self, corpus: Corpus, limit_megabytes: float = 1024.0) -> None:
+    def __init__(
+        self, corpus: Corpus, limit_megabytes: float = 1024.0, *, raw: bool = False
+    ) -> None:
         self._corpus = corpus
-        self._kept: dict[str, NDArray[np.float16] | None] = {}
+        self.raw = raw
+        self._kept: dict[str, Speech | None] = {}
         self._bytes_left = limit_megabytes * 2**20
         self._unreadable: Counter[str] = Counter()
 
@@ -74,40 +81,41 @@ class FeatureBank:
         """Count the utterances that were found unreadable so far."""
         return len(self._unreadable)
 
-    def features(self, utterance: Utterance) -> NDArray[np.float16] | None:
-        """Give the (frames, 80) features of an utterance, None where its audio is unusable."""
-        if self._corpus.stored_features is not None:
+    def speech(self, utterance: Utterance) -> Speech | None:
+        """Give the features or samples of an utterance, None where its audio is unusable."""
+        if self._corpus.stored_features is not None and not self.raw:
             return self._corpus.stored_features(utterance)
         if utterance.key in self._kept:
             return self._kept[utterance.key]
-        features = self._compute(utterance)
-        size = 0 if features is None else features.nbytes
+        speech = self._read(utterance)
+        size = 0 if speech is None else speech.nbytes
         if size <= self._bytes_left:
             self._bytes_left -= size
-            self._kept[utterance.key] = features
-        return features
+            self._kept[utterance.key] = speech
+        return speech
 
     def read_ahead(
         self, wanted: Sequence[Sequence[Utterance]], threads: int
-    ) -> Iterator[list[NDArray[np.float16] | None]]:
-        """Yield the features of each group of utterances, the next group read meanwhile.
+    ) -> Iterator[list[Speech | None]]:
+        """Yield the speech of each group of utterances, the next group read meanwhile.
 
         threads: how many read audio at once; 0: none, everything is read when it is asked for.
         The result is the same for any number of threads.
         """
         if not threads:
-            yield from ([self.features(item) for item in group] for group in wanted)
+            yield from ([self.speech(item) for item in group] for group in wanted)
             return
         with ThreadPoolExecutor(threads) as pool:
-            ahead = [pool.submit(self.features, item) for group in wanted[:1] for item in group]
+            ahead = [pool.submit(self.speech, item) for group in wanted[:1] for item in group]
             for number in range(len(wanted)):
                 following = wanted[number + 1] if number + 1 < len(wanted) else ()
-                now, ahead = ahead, [pool.submit(self.features, item) for item in following]
+                now, ahead = ahead, [pool.submit(self.speech, item) for item in following]
                 yield [task.result() for task in now]
 
-    def _compute(self, utterance: Utterance) -> NDArray[np.float16] | None:
+    def _read(self, utterance: Utterance) -> Speech | None:
         try:
-            return utterance_features(checked_samples(self._corpus.read_samples(utterance)))
+            samples = checked_samples(self._corpus.read_samples(utterance))
+            return samples if self.raw else utterance_features(samples)
         except UnreadableAudio as problem:
             _log.warning("Skipped %s: %s", utterance.key, problem)
             self._unreadable[utterance.key] += 1

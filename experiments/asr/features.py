@@ -57,6 +57,26 @@ def normalise(features: torch.Tensor) -> torch.Tensor:
     return (features - features.mean()) / (variance + VARIANCE_FLOOR).sqrt()
 
 
+def normalise_rows(features: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """Normalise each utterance of a padded batch as `normalise` does; what is padded becomes 0.
+
+    features: (batch, frames, bins). frames: (batch,) int64, of each row on the same device.
+    """
+    spoken = within(features.shape[1], frames)
+    count = (frames * features.shape[2])[:, None, None]
+    mean = (features * spoken).sum((1, 2), keepdim=True) / count
+    centred = (features - mean) * spoken
+    variance = centred.square().sum((1, 2), keepdim=True) / count
+    return centred / (variance + VARIANCE_FLOOR).sqrt()
+
+
+def within(size: int, frames: torch.Tensor) -> torch.Tensor:
+    """Tell which of `size` frames lie within each row's length: (batch, size, 1) bool."""
+    import torch
+
+    return (torch.arange(size, device=frames.device) < frames[:, None])[:, :, None]
+
+
 def utterance_features(samples: NDArray[np.float32]) -> NDArray[np.float16]:
     """Compute the normalised features of one utterance.
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 DATASETS = ("synthetic", "librispeech", "common-voice")
 PRECISIONS = ("float32", "bfloat16")
+FEATURES = ("auto", "ahead", "device")
 
 SPEC_AUGMENTS = {
     "none": Augmentation(),
@@ -47,8 +48,9 @@ class SpeechOptions:
     below data_root). speakers, utterances (of each), held_out_speakers (of dev and of test each),
     seed: size and number of the synthetic corpus. subsets: of LibriSpeech; none: all. language: of
     Common Voice, and of the token set. cache_dir: where synthetic speech and indexes are kept.
-    read_threads: how many read audio ahead. progress: show a bar on stderr while speech is made,
-    or a callable told of it.
+    read_threads: how many read audio ahead. features: computed "ahead" by them and kept, on the
+    "device" that trains, or "auto": there where it is a GPU. progress: show a bar on stderr while
+    speech is made, or a callable told of it.
     Users. user_part: "all", "seed-10" (a tenth of the users), "fl-90" (the others), or any other
     share. iid: deal all utterances evenly to the users. most_user_seconds: of one user; 0: all.
     Text. characters: the token set, in place of the language's. transliterate: write plain letters.
@@ -74,6 +76,7 @@ class SpeechOptions:
     language: str = "en"
     cache_dir: str | Path | None = None
     read_threads: int = 2
+    features: str = "auto"
     progress: bool | Progress = True
     user_part: str = "all"
     iid: bool = False
@@ -119,6 +122,7 @@ class SpeechOptions:
         for name, given, allowed in (
             ("dataset", self.dataset, DATASETS),
             ("precision", self.precision, PRECISIONS),
+            ("features", self.features, FEATURES),
         ):
             if given not in allowed:
                 yield f"{name} must be one of {', '.join(allowed)}, got {given!r}"

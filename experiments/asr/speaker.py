@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from experiments.asr.augmentation import Augmentation
+from experiments.asr.augmentation import Augmentation, Variation
 from experiments.asr.batching import Batching, SpeechBatch, collate, padding_share
-from experiments.asr.corpora import FeatureBank, Utterance
-from experiments.asr.features import SAMPLE_RATE, frame_count
+from experiments.asr.corpora import Speech, SpeechBank, Utterance
+from experiments.asr.features import MEL_BINS, SAMPLE_RATE, frame_count
+from experiments.asr.sounds import SoundBatch, collate_sounds
 from experiments.asr.tokens import Tokens
 
 
 @dataclass(frozen=True)
 class SpeechUser:
-    """Hold the utterances of one speaker; features are computed when first asked for.
+    """Hold the utterances of one speaker; they are read when first asked for.
 
     read_threads: how many read audio ahead; 0: none. Batches are cut by the lengths in the index,
     so only one batch and the next are in memory at a time.
     """
 
     utterances: tuple[Utterance, ...]
-    bank: FeatureBank
+    bank: SpeechBank
     tokens: Tokens
     batching: Batching
     augmentation: Augmentation
     read_threads: int = 0
 
-    def batches(self, generator: np.random.Generator) -> Iterator[SpeechBatch]:
+    def batches(self, generator: np.random.Generator) -> Iterator[SpeechBatch | SoundBatch]:
         """Yield the batches of one epoch; order and variations are drawn from `generator`."""
         lengths = [frames_of(utterance) for utterance in self.utterances]
         groups = [
@@ -41,13 +41,13 @@ class SpeechUser:
             groups, self.bank.read_ahead(groups, self.read_threads), strict=True
         ):
             readable = [
-                (self._vary(features, generator), self.tokens.encode(utterance.text))
-                for utterance, features in zip(group, read, strict=True)
-                if features is not None
+                (speech, self._drawn(speech, generator), self.tokens.encode(utterance.text))
+                for utterance, speech in zip(group, read, strict=True)
+                if speech is not None
             ]
             if readable:
-                features, labels = zip(*readable, strict=True)
-                yield collate(features, labels, self.batching.pad_to_frames)
+                speech, variations, labels = zip(*readable, strict=True)
+                yield put_together(speech, variations, labels, self.batching.pad_to_frames)
 
     def padding_share(self) -> float:
         """Give the share of padding in the batches of one epoch, drawn with a fixed seed."""
@@ -55,10 +55,30 @@ class SpeechUser:
         drawn = self.batching.draw(lengths, np.random.default_rng(0))
         return padding_share(lengths, drawn, self.batching.pad_to_frames)
 
-    def _vary(
-        self, features: NDArray[np.float16], generator: np.random.Generator
-    ) -> NDArray[np.float32]:
-        return self.augmentation(np.asarray(features, dtype=np.float32), generator)
+    def _drawn(self, speech: Speech, generator: np.random.Generator) -> Variation:
+        return self.augmentation.draw(frames_in(speech), MEL_BINS, generator)
+
+
+def put_together(
+    speech: Sequence[Speech],
+    variations: Sequence[Variation],
+    labels: Sequence[Sequence[int]],
+    pad_to_frames: int = 1,
+) -> SpeechBatch | SoundBatch:
+    """Vary features here and pad them; leave both to the device where samples are given."""
+    if speech[0].ndim == 1:
+        samples = [np.asarray(each, dtype=np.float32) for each in speech]
+        return collate_sounds(samples, variations, labels, pad_to_frames)
+    varied = [
+        vary(np.asarray(features, dtype=np.float32))
+        for features, vary in zip(speech, variations, strict=True)
+    ]
+    return collate(varied, labels, pad_to_frames)
+
+
+def frames_in(speech: Speech) -> int:
+    """Count the frames of features (frames, bins), or of samples (samples,)."""
+    return len(speech) if speech.ndim == 2 else frame_count(len(speech))
 
 
 def frames_of(utterance: Utterance) -> int:

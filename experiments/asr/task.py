@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.asr.augmentation import Augmentation
-from experiments.asr.batching import Batching, SpeechBatch, collate, halved, sorted_batches
-from experiments.asr.corpora import Corpus, FeatureBank, Utterance
+from experiments.asr.augmentation import Augmentation, Variation
+from experiments.asr.batching import Batching, SpeechBatch, halved, sorted_batches
+from experiments.asr.corpora import Corpus, SpeechBank, Utterance
 from experiments.asr.evaluation import Measured, measure
 from experiments.asr.features import FRAMES_PER_STEP
 from experiments.asr.loss import loss_per_character
 from experiments.asr.options import SpeechOptions
-from experiments.asr.speaker import SpeechUser, frames_of
+from experiments.asr.sounds import SoundBatch, features_on
+from experiments.asr.speaker import SpeechUser, frames_in, frames_of, put_together
 from experiments.asr.tokens import Tokens, steps_needed
 from privacy.errors import SettingsError
 
@@ -50,6 +51,7 @@ class SpeechTask:
         augmentation: Augmentation | None = None,
         half_precision: bool = False,
         read_threads: int = 0,
+        features: str = "auto",
         step_flops: Callable[[float], float] | None = None,
     ) -> None:
         self.corpus = corpus
@@ -61,7 +63,8 @@ class SpeechTask:
         self._half_precision = half_precision
         self._read_threads = 0 if corpus.stored_features is not None else read_threads
         self._step_flops = step_flops
-        self._bank = FeatureBank(corpus)
+        self._features = features
+        self._bank = SpeechBank(corpus, raw=features == "device")
         self._dropped: Counter[str] = Counter()
         usable = [utterance for utterance in corpus.utterances if self._fits(utterance)]
         self._users = _by_speaker(item for item in usable if item.split == "train")
@@ -90,6 +93,19 @@ class SpeechTask:
 
     def _needed(self, utterance: Utterance) -> int:
         return steps_needed(self.tokens.encode(utterance.text))
+
+    def prepare(self, device: torch.device | str) -> None:
+        """Compute features on the device that trains, where it is no CPU and nothing else is asked.
+
+        A CPU keeps them instead, and read-ahead threads compute them.
+        """
+        import torch
+
+        raw = self._features == "device" or (
+            self._features == "auto" and torch.device(device).type != "cpu"
+        )
+        if raw != self._bank.raw:
+            self._bank = SpeechBank(self.corpus, raw=raw)
 
     def user_ids(self) -> Sequence[str]:
         """List the training speakers, sorted."""
@@ -157,11 +173,15 @@ class SpeechTask:
             logits, lengths = model(batch.features, batch.feature_lengths)
         return logits, lengths
 
-    def move(self, batch: SpeechBatch, device: torch.device | str) -> SpeechBatch:
-        """Put a batch on a device."""
+    def move(self, batch: SpeechBatch | SoundBatch, device: torch.device | str) -> SpeechBatch:
+        """Put a batch on a device; the features of raw speech are computed there."""
+        if isinstance(batch, SoundBatch):
+            return features_on(batch, device)
         return SpeechBatch(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
-    def halve(self, batch: SpeechBatch) -> list[tuple[float, SpeechBatch]]:
+    def halve(
+        self, batch: SpeechBatch | SoundBatch
+    ) -> list[tuple[float, SpeechBatch | SoundBatch]]:
         """Cut a batch that the device's memory does not hold."""
         return halved(batch)
 
@@ -182,19 +202,22 @@ class SpeechTask:
         model.train(was_training)
         return self.latest.metrics
 
-    def _evaluation_batches(self, split: str) -> Iterator[tuple[list[Utterance], SpeechBatch]]:
-        items = self._held_out[split]
-        places = sorted_batches([frames_of(item) for item in items], _EVALUATION_FRAMES)
-        groups = [[items[place] for place in batch] for batch in places]
+    def _evaluation_batches(
+        self, split: str
+    ) -> Iterator[tuple[list[Utterance], SpeechBatch | SoundBatch]]:
+        held = self._held_out[split]
+        places = sorted_batches([frames_of(item) for item in held], _EVALUATION_FRAMES)
+        groups = [[held[place] for place in batch] for batch in places]
         ahead = self._bank.read_ahead(groups, self._read_threads)
         for group, read in zip(groups, ahead, strict=True):
             found = [
                 (item, kept) for item, kept in zip(group, read, strict=True) if kept is not None
             ]
             if found:
-                labels = [self.tokens.encode(item.text) for item, _ in found]
-                frames = [np.asarray(kept, dtype=np.float32) for _, kept in found]
-                yield [item for item, _ in found], collate(frames, labels)
+                items, speech = zip(*found, strict=True)
+                labels = [self.tokens.encode(item.text) for item in items]
+                unchanged = [Variation(frames_in(each)) for each in speech]
+                yield list(items), put_together(speech, unchanged, labels)
 
     def gpu_hours(
         self, rounds: int, cohort: int, local_steps: int, local_epochs: int
@@ -293,6 +316,7 @@ def _task_on(chosen: SpeechOptions, corpus: Corpus) -> SpeechTask:
         augmentation=chosen.augmentation,
         half_precision=chosen.precision == "bfloat16",
         read_threads=chosen.read_threads,
+        features=chosen.features,
         step_flops=_step_flops(chosen, tokens.labels),
     )
 

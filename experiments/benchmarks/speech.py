@@ -27,7 +27,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.asr.features import FRAMES_PER_STEP, SAMPLE_RATE, frame_count, log_mel, normalise
+from experiments.asr.features import (
+    FRAMES_PER_STEP,
+    SAMPLE_RATE,
+    frame_count,
+    log_mel,
+    normalise_rows,
+)
 from experiments.asr.flops import forward_flops
 from experiments.asr.loss import loss_per_character
 from experiments.asr.model import PRESETS, ModelChanges, build_model, compile_blocks
@@ -108,7 +114,7 @@ class User:
     def step(self, speech: Speech) -> None:
         """Take one local SGD step: features, forward, loss, gradient, clip to norm 1, update."""
         with self.phase("features"), torch.no_grad():
-            features = torch.stack([normalise(each) for each in log_mel(speech.waveforms)])
+            features = normalise_rows(log_mel(speech.waveforms), speech.frames)
         with (
             self.phase("forward"),
             torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half_precision),
