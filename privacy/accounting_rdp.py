@@ -8,11 +8,15 @@ computed, once per event.
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 from privacy.event import AccountingEvent
 
@@ -97,8 +101,7 @@ def renyi_divergence(event: AccountingEvent, order: float) -> float:
 
 
 def _opacus_divergence(sample_rate: float, noise_multiplier: float, order: float) -> float:
-    from opacus.accountants.analysis.rdp import compute_rdp
-
+    compute_rdp = _opacus_analysis().compute_rdp
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -109,6 +112,24 @@ def _opacus_divergence(sample_rate: float, noise_multiplier: float, order: float
         return math.inf
     # Rounding can leave a divergence of about 1e-16 slightly below zero, or make it undefined.
     return math.inf if math.isnan(rdp) else max(float(rdp), 0.0)
+
+
+@lru_cache(maxsize=1)
+def _opacus_analysis() -> Any:
+    """Load Opacus' analysis of RDP from its own file, which needs numpy and scipy alone.
+
+    Importing it by name would import all of Opacus' trainers first, and with them torch: seconds.
+    """
+    name = "opacus.accountants.analysis.rdp"
+    package = None if name in sys.modules else importlib.util.find_spec("opacus")
+    for folder in (package and package.submodule_search_locations) or ():
+        file = Path(folder, *name.split(".")[1:]).with_suffix(".py")
+        spec = importlib.util.spec_from_file_location("_opacus_rdp", file)
+        if file.exists() and spec and spec.loader:
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return module
+    return importlib.import_module(name)
 
 
 def _dp_accounting_divergence(event: AccountingEvent, order: float) -> float:

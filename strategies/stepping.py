@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from privacy.errors import SettingsError
 from strategies.hyperparameters import RULES, Rule, check_values
 
 Parameters = Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 # On fewer than 2^15 values torch works in the calling thread. On more it waits for all threads
 # after every operation, which is slow where the cores are shared.
@@ -29,6 +30,14 @@ ACCELERATOR_BLOCK = 1 << 26
 NORM_ROW = CPU_PIECE
 
 
+def unguarded(method: Method) -> Method:
+    """Give a method of torch's optimizers without its guard for torch.compile.
+
+    No server step is compiled, and a guard's first call imports the whole compiler: a second.
+    """
+    return getattr(method, "__wrapped__", method)
+
+
 class ServerOptimizer(torch.optim.Optimizer):
     """Step on the pseudo-gradient, minus the aggregated update, held in each tensor's ``.grad``.
 
@@ -37,6 +46,11 @@ class ServerOptimizer(torch.optim.Optimizer):
     numbers. ``relative_to`` in a parameter group is the clip norm in whose units eps, tau
     (and v_init, in its square) are given; 1 means absolute values.
     """
+
+    add_param_group = unguarded(torch.optim.Optimizer.add_param_group)
+    state_dict = unguarded(torch.optim.Optimizer.state_dict)
+    load_state_dict = unguarded(torch.optim.Optimizer.load_state_dict)
+    zero_grad = unguarded(torch.optim.Optimizer.zero_grad)
 
     def __init__(
         self,
