@@ -9,14 +9,14 @@ starts while the others go on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
-import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,13 +26,10 @@ from flwr.app import ArrayRecord, Error, Message, RecordDict
 from clients.protocol import TRAIN_COHORT, WEIGHTS, WORKER_LATE, seconds_allowed
 from fedopt.client_app import THREADS_PER_WORKER, WorkerProcess
 from fedopt.local_grid import CLIENT_APP_RAISED, WORKER_LOST, ClientCall, WorkerGrid
+from fedopt.ray_address import refuse_unreachable
 from privacy.errors import FedOptError, SettingsError, WorkersLost
 
 START_SECONDS = 600.0
-CONNECT_SECONDS = 5.0
-HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-EMPTY_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
-"""Header of an HTTP/2 frame: its length in three bytes, its type, flags, and stream."""
 MOST_STARTS = 3
 """How often in a row a worker may fail to start before its place stays empty."""
 
@@ -252,6 +249,36 @@ def engine_error(problem: Any) -> FedOptError:
     return FedOptError(f"a worker could not be built: {cause!r}")
 
 
+def worker_environment() -> dict[str, str]:
+    """Name the environment variables under which workers run."""
+    path = os.pathsep.join([os.getcwd(), *filter(None, sys.path)])
+    return {"PYTHONPATH": path, "OMP_NUM_THREADS": str(THREADS_PER_WORKER)}
+
+
+def early_workers(settings: RaySettings) -> dict[str, str]:
+    """Let Ray start its processes, and these import what a worker needs, while it starts itself."""
+    return {
+        "RAY_enable_worker_prestart": "1",
+        "RAY_num_prestart_python_workers": str(settings.workers),
+        "RAY_preload_python_modules": WorkerProcess.__module__,
+    }
+
+
+@contextlib.contextmanager
+def environment_variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 def start_ray(settings: RaySettings) -> None:
     """Start Ray on this machine, or join the cluster at the given address; quiet by default.
 
@@ -272,18 +299,19 @@ def start_ray(settings: RaySettings) -> None:
             'run pip install "fedopt[ray]" or choose --engine local'
         ) from problem
     refuse_unreachable(settings.address)
-    path = os.pathsep.join([os.getcwd(), *filter(None, sys.path)])
-    environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": str(THREADS_PER_WORKER)}
+    own = settings.address is None
     options: dict[str, Any] = {"address": settings.address}
-    if settings.address is None:
+    if own:
         options = {"address": "local", "num_cpus": settings.workers, "include_dashboard": False}
+    else:
+        options["runtime_env"] = {"env_vars": worker_environment()}
     try:
-        ray.init(
-            **options,
-            log_to_driver=settings.verbose,
-            logging_level=logging.INFO if settings.verbose else logging.ERROR,
-            runtime_env={"env_vars": environment},
-        )
+        with environment_variables(worker_environment() | early_workers(settings) if own else {}):
+            ray.init(
+                **options,
+                log_to_driver=settings.verbose,
+                logging_level=logging.INFO if settings.verbose else logging.ERROR,
+            )
     except (ConnectionError, RuntimeError, ValueError) as problem:
         where = settings.address or "this machine"
         lines = str(problem).splitlines() or [type(problem).__name__]
@@ -291,36 +319,3 @@ def start_ray(settings: RaySettings) -> None:
             f"ray could not be started or joined at {where}: {lines[0]}; "
             "check --ray-address or choose --engine local"
         ) from problem
-
-
-def refuse_unreachable(address: str | None) -> None:
-    """Knock at a cluster's address first: Ray itself would try for minutes and print the while.
-
-    Raises: SettingsError where nobody listens, or something that is no Ray cluster.
-    """
-    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not colon:  # "auto", or a cluster of this machine
-        return
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS) as opened:
-            opened.settimeout(CONNECT_SECONDS)
-            encrypted = os.environ.get("RAY_USE_TLS") == "1"  # then only Ray can ask further
-            if not (encrypted or speaks_grpc(opened)):
-                raise ConnectionError("what listens there does not answer as Ray does")
-    except (OSError, ValueError, OverflowError) as problem:
-        raise SettingsError(
-            f"ray-address must be where a Ray cluster listens, got {address!r} ({problem}); "
-            "check --ray-address or choose --engine local"
-        ) from problem
-
-
-def speaks_grpc(opened: socket.socket) -> bool:
-    """Tell whether the other side greets as every gRPC server does, Ray's included.
-
-    Reference: RFC 9113 (HTTP/2), sections 3.4 and 6.5: both sides begin with a SETTINGS frame.
-    """
-    opened.sendall(HTTP2_PREFACE + EMPTY_SETTINGS)
-    frame = b""
-    while len(frame) < len(EMPTY_SETTINGS) and (more := opened.recv(1024)):
-        frame += more
-    return frame[3:4] == EMPTY_SETTINGS[3:4]

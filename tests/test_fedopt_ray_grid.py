@@ -31,7 +31,7 @@ from engine_runs import (
 )
 from safetensors.numpy import load_file
 
-from fedopt import ray_grid
+from fedopt import ray_address
 from privacy.errors import SettingsError
 from strategies.cohort_round import LATE, LOST
 
@@ -310,7 +310,7 @@ def test_a_listener_that_is_no_cluster_is_refused_in_a_sentence(
     answer: bytes | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says nothing, or hangs up, or is a web server; Ray would ask each for minutes."""
-    monkeypatch.setattr(ray_grid, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(ray_address, "CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"127.0.0.1:{listening.getsockname()[1]}"
         done = threading.Event()
@@ -326,7 +326,7 @@ def test_a_listener_that_is_no_cluster_is_refused_in_a_sentence(
         server = threading.Thread(target=serve)
         server.start()
         with pytest.raises(SettingsError, match=f"got '{address}'.*check --ray-address") as said:
-            ray_grid.refuse_unreachable(address)
+            ray_address.refuse_unreachable(address)
         done.set()
         server.join(10)
     assert "\n" not in str(said.value)
