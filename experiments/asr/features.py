@@ -62,7 +62,7 @@ def normalise_rows(features: torch.Tensor, frames: torch.Tensor) -> torch.Tensor
 
     features: (batch, frames, bins). frames: (batch,) int64, of each row on the same device.
     """
-    spoken = within(features.shape[1], frames)
+    spoken = inside_lengths(frames, features.shape[1])[:, :, None]
     count = (frames * features.shape[2])[:, None, None]
     mean = (features * spoken).sum((1, 2), keepdim=True) / count
     centred = (features - mean) * spoken
@@ -70,11 +70,11 @@ def normalise_rows(features: torch.Tensor, frames: torch.Tensor) -> torch.Tensor
     return centred / (variance + VARIANCE_FLOOR).sqrt()
 
 
-def within(size: int, frames: torch.Tensor) -> torch.Tensor:
-    """Tell which of `size` frames lie within each row's length: (batch, size, 1) bool."""
+def inside_lengths(lengths: torch.Tensor, size: int) -> torch.Tensor:
+    """Mark the places before each length: (batch, size) bool."""
     import torch
 
-    return (torch.arange(size, device=frames.device) < frames[:, None])[:, :, None]
+    return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
 
 
 def utterance_features(samples: NDArray[np.float32]) -> NDArray[np.float16]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments.asr.features import FRAMES_PER_STEP, MEL_BINS
+from experiments.asr.features import FRAMES_PER_STEP, MEL_BINS, inside_lengths
 
 _STEP_SECONDS = 0.01 * FRAMES_PER_STEP
 
@@ -45,11 +45,6 @@ class ModelSettings:
     def inner_width(self) -> int:
         """Give the width inside the perceptron of a block."""
         return 4 * self.width
-
-
-def inside_lengths(lengths: Tensor, size: int) -> Tensor:
-    """Mark the places before each length: (batch, size) bool."""
-    return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
 
 
 def init_lecun_uniform(layer: nn.Linear | nn.Conv1d) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from experiments.asr.features import FRAMES_PER_STEP
+from experiments.asr.features import FRAMES_PER_STEP, inside_lengths
 from experiments.asr.layers import (
     Block,
     ConvolutionPositions,
@@ -22,7 +22,6 @@ from experiments.asr.layers import (
     TimePositions,
     TwoConvolutions,
     init_lecun_uniform,
-    inside_lengths,
 )
 from privacy.errors import SettingsError
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from experiments.asr.augmentation import Span, Variation
 from experiments.asr.batching import SpeechBatch, label_tensors, padded_length
-from experiments.asr.features import frame_count, log_mel, normalise_rows, within
+from experiments.asr.features import frame_count, inside_lengths, log_mel, normalise_rows
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,7 @@ def features_on(batch: SoundBatch, device: torch.device | str) -> SpeechBatch:
         features = normalise_rows(log_mel(samples), torch.tensor(batch.frames, device=device))
         lengths = torch.tensor([each.frames for each in batch.variations], device=device)
         features = _masked(_warped(_stretched(features, batch, lengths), batch), batch.variations)
-        features = features * within(features.shape[1], lengths)
+        features = features * inside_lengths(lengths, features.shape[1])[:, :, None]
         longest = padded_length([each.frames for each in batch.variations], batch.pad_to_frames)
         beyond = longest - features.shape[1]
         features = torch.nn.functional.pad(features, (0, 0, 0, beyond))
