@@ -61,9 +61,9 @@ class LocalTrainer:
                 "the received weights do not fit the worker's model: "
                 f"{sorted(set(shapes.items()) ^ set(own.items()))[:4]}; use one task on both sides"
             )
-        for view, name in zip(torch.split(self.received, self.sizes), self.names, strict=True):
-            # The array may be a read-only page shared by all workers; it is only copied from.
-            view.copy_(torch.from_numpy(np.array(weights[name]).reshape(-1)))
+        # The arrays may be read-only pages shared by all workers; they are only copied from.
+        flat = np.concatenate([np.asarray(weights[name]).reshape(-1) for name in self.names])
+        self.received.copy_(torch.from_numpy(flat))
 
     def train(
         self,

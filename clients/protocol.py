@@ -6,6 +6,8 @@ in pieces of the cohort's fixed groups; a reply carries one partial sum of clipp
 
 from __future__ import annotations
 
+import functools
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -155,8 +157,33 @@ def weights_record(weights: Mapping[str, NDArray[Any]]) -> ArrayRecord:
 
 
 def weights_of(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
-    """Unpack named arrays."""
-    return {name: array.numpy() for name, array in record.items()}
+    """Unpack named arrays, to be read and not written."""
+    return {name: unpacked(array) for name, array in record.items()}
+
+
+def unpacked(array: Array) -> NDArray[Any]:
+    """Read an array in place, where `Array.numpy` makes a copy; it is not to be written to.
+
+    NumPy parses each header as Python source, which takes longer than copying a small layer; here
+    a header that was read before is known.
+    Raises: ValueError where the bytes are no whole array.
+    """
+    if array.stype != "numpy.ndarray" or not array.data.startswith(b"\x93NUMPY\x01\x00"):
+        return array.numpy()
+    start = 10 + int.from_bytes(array.data[8:10], "little")
+    shape, by_column, kind = _layout(array.data[:start])
+    if by_column or kind.hasobject or 0 in shape:
+        return array.numpy()
+    flat = np.frombuffer(array.data, kind, math.prod(shape), offset=start)
+    return flat.reshape(shape)
+
+
+@functools.lru_cache(maxsize=4096)
+def _layout(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read shape, order and type from the header of a .npy file of version 1."""
+    opened = io.BytesIO(header)
+    np.lib.format.read_magic(opened)
+    return np.lib.format.read_array_header_1_0(opened)
 
 
 def encode_request(request: TrainRequest, arrays: ArrayRecord, node: int, label: str) -> Message:
@@ -233,7 +260,7 @@ def decode_reply(message: Message) -> PartialSum:
         strict=True,
     )
     return PartialSum(
-        total=message.content.array_records[TOTAL][TOTAL].numpy(),
+        total=unpacked(message.content.array_records[TOTAL][TOTAL]),
         outcomes=tuple(
             UserOutcome(user, loss, norm, bool(clipped), seconds, str(faults.get(str(user), "")))
             for user, loss, norm, clipped, seconds in columns

@@ -20,10 +20,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord, Error, Message, RecordDict
 
-from clients.protocol import TRAIN_COHORT, WEIGHTS, WORKER_LATE, seconds_allowed
+from clients.protocol import TRAIN_COHORT, WEIGHTS, WORKER_LATE, seconds_allowed, weights_of
 from fedopt.client_app import THREADS_PER_WORKER, WorkerProcess
 from fedopt.local_grid import CLIENT_APP_RAISED, WORKER_LOST, ClientCall, WorkerGrid
 from fedopt.ray_address import refuse_unreachable
@@ -218,9 +217,7 @@ class RayGrid(WorkerGrid):
         if not isinstance(arrays, ArrayRecord):
             return message
         if id(arrays) not in stored:
-            stored[id(arrays)] = self.ray.put(
-                {name: np.asarray(array.numpy()) for name, array in arrays.items()}
-            )
+            stored[id(arrays)] = self.ray.put(weights_of(arrays))
         rest = RecordDict(
             {key: record for key, record in message.content.items() if key != WEIGHTS}
         )

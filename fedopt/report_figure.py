@@ -59,15 +59,18 @@ def draw(key: str, *plots: Plot, width: float = 5.2, height: float = 3.1) -> str
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     settings = {**matplotlib.rcParamsDefault, **_SETTINGS, "svg.hashsalt": key}
     with warnings.catch_warnings():
         # Letters that the measuring font lacks are written all the same; old settings are named.
         warnings.simplefilter("ignore")
         with matplotlib.rc_context(settings):
-            figure = Figure(figsize=(width, height * len(plots)), layout="constrained")
+            figure = Figure(figsize=(width, height * len(plots)))
             for row, plot in enumerate(plots, start=1):
                 plot(figure.add_subplot(len(plots), 1, row))
+            # A figure that knew of its layout would be drawn twice, the first time for nothing.
+            ConstrainedLayoutEngine().execute(figure)
             written = io.StringIO()
             figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
     return _inline(written.getvalue(), key)

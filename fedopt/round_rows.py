@@ -20,11 +20,11 @@ Row = dict[str, Any]
 
 def after_round(run: Run, number: int, arrays: ArrayRecord) -> None:
     """Evaluate and log a round that is visible; on resume, log a round whose line was lost."""
-    from strategies.cohort_training import arrays_of
+    from clients.protocol import weights_of
 
     if not run.history:
         run.history = run.log.keep_until(number)
-    load_arrays(run.model, arrays_of(arrays))
+    load_arrays(run.model, weights_of(arrays))
     if run.history and run.history[-1]["round"] >= number:
         return
     row = round_row(run, number)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,14 +206,17 @@ def _run(
         on_start(announcement(run))
     engine = run.settings.engine
     own_memory = engine.worker_megabytes or 0.0 if engine.engine == "local" else 0.0
-    with contextlib.nullcontext(given) if given else open_grid(run) as grid:
+    with ThreadPoolExecutor(1) as beside:
         try:
-            with limited_memory(own_memory):
+            with (
+                contextlib.nullcontext(given) if given else open_grid(run, beside) as grid,
+                limited_memory(own_memory),
+            ):
                 _train(run, grid, resumed)
         except BudgetExhausted:
             _close(run, report)
             raise
-    return Result(run.model, run.history, _close(run, report), run.folder)
+        return Result(run.model, run.history, _close(run, report), run.folder)
 
 
 def _close(run: Run, report: bool) -> dict[str, Any]:
@@ -248,13 +252,17 @@ def describe(run: Run) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def open_grid(run: Run) -> Iterator[WorkerGrid]:
-    """Start the engine that the settings name, and end its workers in the end."""
+def open_grid(run: Run, beside: Executor) -> Iterator[WorkerGrid]:
+    """Start the engine that the settings name; its workers end beside what comes afterwards.
+
+    beside: where they end, because Ray takes a second for it.
+    """
     grid = build_grid(run)
     try:
         yield grid
     finally:
-        grid.close()
+        # An exception there is logged: the run itself is over and keeps its report.
+        beside.submit(grid.close).add_done_callback(Future.result)
 
 
 def build_grid(run: Run) -> WorkerGrid:

@@ -64,12 +64,12 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
 
 def load_arrays(model: torch.nn.Module, arrays: Mapping[str, Any]) -> None:
     """Copy named arrays into the model's trainable parameters."""
-    import torch
+    import numpy as np
 
     from clients.local_training import trainable
 
     for name, parameter in trainable(model).items():
-        parameter.data.copy_(torch.from_numpy(arrays[name].copy()))
+        np.copyto(parameter.detach().numpy(), arrays[name])
 
 
 def weights_of_model(model: torch.nn.Module) -> dict[str, torch.Tensor]:

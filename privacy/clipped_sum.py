@@ -6,6 +6,8 @@ scaled and rounded toward zero in pieces that stay in the processor's cache.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,13 +30,18 @@ LARGEST_FACTOR = 3.4e38
 class Span:
     """Name a piece of the update that is worked on at once: small layers, or a part of a large one.
 
-    layers: their numbers. lengths: how much of each lies here.
+    layers: their numbers. lengths: how much of each lies here. starts: where each begins here.
     """
 
     start: int
     stop: int
     layers: tuple[int, ...]
     lengths: tuple[int, ...]
+
+    @functools.cached_property
+    def starts(self) -> list[int]:
+        """Give the place of each layer's first element, counted from the span's."""
+        return [0, *itertools.accumulate(self.lengths[:-1])]
 
 
 @dataclass(frozen=True)
@@ -80,19 +87,16 @@ class ClippedSum:
     """
 
     def __init__(self, sizes: Sequence[int], device: str | torch.device = "cpu") -> None:
+        import numpy as np
         import torch
 
         self.sizes = list(sizes)
         self.total = torch.zeros(sum(sizes), dtype=torch.int64, device=device)
         self.spans = list(cut(self.sizes, CHUNK))
         longest = max((span.stop - span.start for span in self.spans), default=0)
-        self.wide = torch.empty(longest, dtype=torch.float64)
-        self.product = torch.empty(longest, dtype=torch.float32)
-        self.integers = torch.empty(longest, dtype=torch.int64)
-        self.views = [
-            torch.split(self.wide[: span.stop - span.start], list(span.lengths))
-            for span in self.spans
-        ]
+        self.wide = np.empty(longest, dtype=np.float64)
+        self.product = np.empty(longest, dtype=np.float32)
+        self.integers = np.empty(longest, dtype=np.int64)
         self.on_cpu = self.total.device.type == "cpu"
 
     def start(self, clipping: str, bounds: Sequence[float], spacing: float) -> None:
@@ -124,17 +128,22 @@ class ClippedSum:
         return Clipped(norms, scales, finite=True)
 
     def _squares(self, update: torch.Tensor) -> list[float]:
-        """Sum the squares of each layer in float64, a span at a time."""
-        import torch
+        """Sum the squares of each layer in float64, a span at a time.
 
-        parts: list[torch.Tensor] = []
-        for span, views in zip(self.spans, self.views, strict=True):
-            self.wide[: span.stop - span.start].copy_(update[span.start : span.stop])
-            parts += torch._foreach_norm(views)
+        NumPy adds up on one thread however many there are, so the bits hang on nothing else.
+        """
+        import numpy as np
+
+        given = update.numpy()
         squares = [0.0] * len(self.sizes)
-        layers = (layer for span in self.spans for layer in span.layers)
-        for layer, part in zip(layers, torch.stack(parts).tolist() if parts else [], strict=True):
-            squares[layer] += part * part
+        for span in self.spans:
+            wide = self.wide[: span.stop - span.start]
+            np.copyto(wide, given[span.start : span.stop])
+            np.multiply(wide, wide, out=wide)
+            for layer, square in zip(
+                span.layers, np.add.reduceat(wide, span.starts).tolist(), strict=True
+            ):
+                squares[layer] += square
         return squares
 
     def _add_scaled(self, update: torch.Tensor, factors: Sequence[float]) -> None:
@@ -142,20 +151,19 @@ class ClippedSum:
         import numpy as np
 
         given, total = update.numpy(), self.total.numpy()
-        product, integers = self.product.numpy(), self.integers.numpy()
         for span in self.spans:
-            at = 0
-            for layer, length in zip(span.layers, span.lengths, strict=True):
+            length = span.stop - span.start
+            product, integers = self.product[:length], self.integers[:length]
+            for factor, start, stop in equal_runs(span, factors):
                 np.multiply(
-                    given[span.start + at : span.start + at + length],
-                    factors[layer],
-                    out=product[at : at + length],
-                    dtype=np.float32 if factors[layer] < LARGEST_FACTOR else np.float64,
+                    given[span.start + start : span.start + stop],
+                    factor,
+                    out=product[start:stop],
+                    dtype=np.float32 if factor < LARGEST_FACTOR else np.float64,
                     casting="same_kind",
                 )
-                at += length
-            np.copyto(integers[:at], product[:at], casting="unsafe")
-            total[span.start : span.stop] += integers[:at]
+            np.copyto(integers, product, casting="unsafe")
+            total[span.start : span.stop] += integers
 
     def _squares_on_device(self, update: torch.Tensor) -> list[float]:
         """Sum the squares of each layer in float64, all layers at once; one wait for the device."""
@@ -179,6 +187,22 @@ class ClippedSum:
         parts = torch.split(self.total, self.sizes)
         for part, values in zip(parts, scaled, strict=True):
             part.add_(values.to(torch.float32).to(torch.int64))
+
+
+def equal_runs(span: Span, factors: Sequence[float]) -> Iterator[tuple[float, int, int]]:
+    """Join neighbouring layers of a span that have one factor: (factor, start, stop) in the span.
+
+    >>> list(equal_runs(Span(0, 6, (0, 1, 2), (1, 2, 3)), [0.5, 0.5, 1.0]))
+    [(0.5, 0, 3), (1.0, 3, 6)]
+    """
+    start = stop = 0
+    factor = factors[span.layers[0]]
+    for layer, length in zip(span.layers, span.lengths, strict=True):
+        if factors[layer] != factor:
+            yield factor, start, stop
+            factor, start = factors[layer], stop
+        stop += length
+    yield factor, start, stop
 
 
 def cut(sizes: Sequence[int], most: int) -> Iterator[Span]:

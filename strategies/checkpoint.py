@@ -70,9 +70,11 @@ class CheckpointFolder:
             partial.unlink(missing_ok=True)
 
     def publish(self, round_number: int) -> None:
-        """Make a committed round visible and drop rounds older than the last two."""
+        """Make a committed round visible and drop rounds older than the last two.
+
+        A crash of the machine may undo it; `recover` then finds the file aside and does it again.
+        """
         os.replace(self.aside(round_number), self.path(round_number))
-        sync(self.folder)
         for old in sorted(self.folder.glob("round-*.safetensors"))[:-KEPT]:
             old.unlink()
 

@@ -16,10 +16,8 @@ from privacy.plan import PrivacyPlan
 from privacy.seeds import Streams
 from strategies.checkpoint import CheckpointFolder
 from strategies.cohort_round import CohortRound, Population
-from strategies.private_training import Account, PrivateTraining, Send, arrays_of
+from strategies.private_training import Account, PrivateTraining, Send
 from strategies.server_model import ServerModel
-
-__all__ = ["CohortTraining", "Cohorts", "arrays_of"]
 
 
 @dataclass(frozen=True)
