@@ -120,7 +120,6 @@ class StackTrainer:
                 torch.split(trainer.received, trainer.sizes), shapes, strict=True
             )
         ]
-        self.update = [view.view(shape) for view, shape in zip(trainer.layers, shapes, strict=True)]
         self.stack = [torch.empty(width, *shape, device=trainer.device) for shape in shapes]
         self.steps: OrderedDict[Any, StackedStep] = OrderedDict()
         self.generators = [torch.Generator() for _ in range(width)]
@@ -128,7 +127,7 @@ class StackTrainer:
     def train(self, users: Sequence[LoadedUser], work: LocalWork) -> list[float]:
         """Train up to `width` users of one signature; returns each user's mean loss.
 
-        The weights stay in the stack: `write_update` hands out each user's update.
+        The weights stay in the stack: `updates` turns them into the users' updates.
         Raises: Unstackable where the task's loss cannot be traced.
         """
         padded = [*users, *[users[-1]] * (width_for(len(users), self.width) - len(users))]
@@ -149,10 +148,12 @@ class StackTrainer:
         means: list[float] = torch.stack(losses).mean(dim=0)[: len(users)].tolist()
         return means
 
-    def write_update(self, place: int) -> None:
-        """Leave the update of the user at a place of the stack in the trainer's `update`."""
-        for view, layer, start in zip(self.update, self.stack, self.received, strict=True):
-            torch.sub(layer[place], start, out=view)
+    def updates(self, users: int) -> Tensors:
+        """Turn the weights of the first users of the stack into their updates, (users, *shape)."""
+        found = [layer[:users] for layer in self.stack]
+        for layer, start in zip(found, self.received, strict=True):
+            layer.sub_(start)
+        return found
 
     def _step(
         self, user: LoadedUser, number: int, weights: Tensors, batch: Tensors, work: LocalWork

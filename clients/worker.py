@@ -24,6 +24,7 @@ from clients.protocol import (
 )
 from clients.stacked_trace import Unstackable
 from clients.task import Task, UserData
+from privacy.clipped_stack import add_stack
 from privacy.clipped_sum import Clipped, ClippedSum
 from privacy.noise import add_noise, share_deviation
 from privacy.seeds import Streams
@@ -178,26 +179,36 @@ class Worker:
             # Whatever it is, one user's data may be the cause, so the others are tried without.
             alone = [self._train_stack([member], request, streams) for member in stack]
             return [outcome for outcomes in alone for outcome in outcomes]
-        each = (time.perf_counter() - started) / len(stack)
-        self.phases["training"] += each * len(stack)
+        trained = time.perf_counter()
+        found = add_stack(self.sum, self._updates(losses))
+        finished = time.perf_counter()
+        self.phases["training"] += trained - started
+        self.phases["clipping"] += finished - trained
+        each = (finished - started) / len(stack)
         return [
-            self._add_member(place, member.user, loss, each)
-            for place, (member, loss) in enumerate(zip(stack, losses, strict=True))
+            self._count_member(member.user, loss, clipped, each)
+            for member, loss, clipped in zip(stack, losses, found, strict=True)
         ]
 
-    def _add_member(self, place: int, user: int, loss: float, seconds: float) -> UserOutcome:
-        """Add the update of one user of the stack that was just trained."""
-        started = time.perf_counter()
+    def _updates(self, losses: Sequence[float]) -> list[torch.Tensor]:
+        """Take the updates out of the stack; a user whose loss is not finite has zeros."""
+        updates = self.stacks.updates(len(losses))
+        broken = [place for place, loss in enumerate(losses) if not math.isfinite(loss)]
+        for layer in updates if broken else []:
+            layer[broken] = 0.0
+        return updates
+
+    def _count_member(
+        self, user: int, loss: float, clipped: Clipped, seconds: float
+    ) -> UserOutcome:
+        """Say what came of one user of a stack."""
         try:
             if not math.isfinite(loss):
                 raise UserFault(f"its loss is {loss}")
-            self.stacks.write_update(place)
-            norm, clipped = self._add_update()
+            norm, was_clipped = self._counted(clipped)
         except UserFault as problem:
-            return faulty(user, problem, started)
-        clipping = time.perf_counter() - started
-        self.phases["clipping"] += clipping
-        return UserOutcome(user, loss, norm, clipped, seconds + clipping)
+            return UserOutcome(user, 0.0, 0.0, False, seconds, str(problem))
+        return UserOutcome(user, loss, norm, was_clipped, seconds)
 
     def _train_user(self, user: int, request: TrainRequest, streams: Streams) -> UserOutcome:
         """Add one user's clipped update to the sum; any fault of the user adds zeros."""
@@ -232,7 +243,10 @@ class Worker:
 
     def _add_update(self) -> tuple[float, bool]:
         """Clip and add what the trainer holds; returns the norm before and whether it shrank."""
-        found = self.sum.add(self.trainer.update)
+        return self._counted(self.sum.add(self.trainer.update))
+
+    def _counted(self, found: Clipped) -> tuple[float, bool]:
+        """Count what clipping did to a user; returns the norm before and whether it shrank."""
         if not found.finite:
             raise UserFault("its update holds NaN or infinity")
         self.tally.count(found)

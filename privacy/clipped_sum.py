@@ -114,18 +114,18 @@ class ClippedSum:
         Definition 3.
         """
         squares = self._squares(update) if self.on_cpu else self._squares_on_device(update)
+        found = self.clip(squares)
+        if found.finite and found.norms:
+            factors = [scale / self.spacing for scale in found.scales]
+            (self._add_scaled if self.on_cpu else self._add_scaled_on_device)(update, factors)
+        return found
+
+    def clip(self, squares: Sequence[float]) -> Clipped:
+        """Say what clipping does to an update whose layers have these sums of squares."""
         norms = [math.sqrt(square) if square >= 0.0 else math.nan for square in squares]
         if not all(map(math.isfinite, norms)):
             return Clipped(norms, [0.0] * len(norms), finite=False)
-        if not norms:
-            return Clipped([], [], finite=True)
-        scales = clip_scales(self.clipping, norms, self.bounds)
-        factors = [scale / self.spacing for scale in scales]
-        if self.on_cpu:
-            self._add_scaled(update, factors)
-        else:
-            self._add_scaled_on_device(update, factors)
-        return Clipped(norms, scales, finite=True)
+        return Clipped(norms, clip_scales(self.clipping, norms, self.bounds) if norms else [], True)
 
     def _squares(self, update: torch.Tensor) -> list[float]:
         """Sum the squares of each layer in float64, a span at a time.

@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
 Purpose = Literal["model", "cohort", "training", "noise", "completion", "evaluation", "canary"]
@@ -35,6 +36,17 @@ class Source(Protocol):
         ...
 
 
+class _Key(ISeedSequence):
+    """Hand a key to a generator as it is: given as `key` the system is asked for a seed as well."""
+
+    def __init__(self, words: NDArray[np.uint64]) -> None:
+        self.words = words
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[np.uint64]:
+        """Give the key, which is all that Philox asks for."""
+        return self.words
+
+
 class KeyedSource:
     """Draw from a counter-based generator (Philox) under a 128-bit key.
 
@@ -48,7 +60,8 @@ class KeyedSource:
     """
 
     def __init__(self, key: bytes) -> None:
-        self.generator = np.random.Generator(np.random.Philox(key=np.frombuffer(key, "<u8")))
+        words: Any = _Key(np.frombuffer(key, "<u8"))  # NumPy's types know of SeedSequence alone
+        self.generator = np.random.Generator(np.random.Philox(words))
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """Draw `count` numbers uniform in (0, 1]."""

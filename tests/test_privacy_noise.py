@@ -44,6 +44,12 @@ def is_gaussian(values: np.ndarray, deviation: float) -> bool:
     return bool(stats.kstest(values, "norm", args=(0.0, deviation)).pvalue > SURPRISE)
 
 
+def test_a_key_is_the_key_of_philox_as_it_is() -> None:
+    key = bytes(range(16))
+    plain = np.random.Generator(np.random.Philox(key=np.frombuffer(key, "<u8")))
+    assert KeyedSource(key).normal(1000).tobytes() == plain.standard_normal(1000).tobytes()
+
+
 @pytest.mark.parametrize(
     "source", [KeyedSource(b"k" * 16), SystemSource()], ids=["keyed", "system"]
 )
