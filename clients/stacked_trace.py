@@ -7,7 +7,7 @@ its two factors, so that the product can be added to the weights as it is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,7 @@ def trace(
     graph.graph.set_codegen(CodeGen())  # type: ignore[no-untyped-call]
     draws = take_over_draws(graph, len(weights[0]))
     leave_out_nothings(graph)
+    leave_out_repeats(graph)
     fused = hand_out(graph, len(weights), fuse)
     graph.graph.eliminate_dead_code()
     graph.recompile()
@@ -100,7 +101,7 @@ def _traced(
     state = torch.random.get_rng_state()
     try:
         with torch.no_grad():
-            graph = make_fx(function)(weights, leaves)
+            graph = make_fx(function, decomposition_table=FEW_CLASSES)(weights, leaves)
     except Exception as problem:
         reason = (str(problem).strip().splitlines() or [repr(problem)])[0]
         raise Unstackable(f"the loss cannot be mapped over users ({reason[:160]})") from problem
@@ -147,6 +148,50 @@ def leave_out_nothings(graph: GraphModule) -> None:
         if same or (once and node.meta["val"].dtype == node.args[0].meta["val"].dtype):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
+
+
+def leave_out_repeats(graph: GraphModule) -> None:
+    """Compute once what loss and gradient both ask for; a graph that changes tensors is left alone.
+
+    Random draws are no operations of torch by now and are never merged.
+    """
+    calls = [node for node in graph.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
+    if any(node.target._schema.is_mutable for node in calls):
+        return
+    first: dict[Any, Node] = {}
+    for node in calls:
+        known = first.setdefault((node.target, repr(node.args), repr(node.kwargs)), node)
+        if known is not node:
+            node.replace_all_uses_with(known)
+            graph.graph.erase_node(node)
+
+
+def log_softmax(scores: torch.Tensor, dim: int, half_to_float: bool) -> Any:
+    """Give log probabilities; for few classes torch's own kernel takes twice as long."""
+    if not _few(scores, dim) or half_to_float:
+        return NotImplemented
+    below = scores - scores.amax(dim, keepdim=True)
+    return below - below.exp().sum(dim, keepdim=True).log()
+
+
+def log_softmax_backward(
+    gradient: torch.Tensor, output: torch.Tensor, dim: int, dtype: torch.dtype
+) -> Any:
+    """Give the gradient of `log_softmax` from that of its output."""
+    if not _few(output, dim) or dtype != output.dtype:
+        return NotImplemented
+    return gradient - output.exp() * gradient.sum(dim, keepdim=True)
+
+
+FEW_CLASSES: Mapping[Any, Callable[..., Any]] = {
+    aten._log_softmax.default: log_softmax,
+    aten._log_softmax_backward_data.default: log_softmax_backward,
+}
+
+
+def _few(values: torch.Tensor, dim: int) -> bool:
+    """Tell rows that are shorter than what a processor's vector unit takes at once."""
+    return values.device.type == "cpu" and values.shape[dim] < 16
 
 
 def hand_out(graph: GraphModule, layers: int, fuse: bool) -> tuple[bool, ...]:
