@@ -14,8 +14,8 @@ from privacy.accounting import (
     epsilon_spent,
     epsilon_without_amplification,
     gdp_mu,
+    library_version,
 )
-from privacy.accounting_profile import library_version
 from privacy.errors import PrivacyWarning, SettingsError
 from privacy.event import AccountingEvent
 from privacy.statement import Epsilon, tier

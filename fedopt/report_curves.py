@@ -6,8 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from privacy.accounting import Accountant, available_accountants, epsilon_spent
-from privacy.accounting_profile import library_version, privacy_profile, quick_epsilon, trade_off
+from privacy.accounting import (
+    Accountant,
+    available_accountants,
+    epsilon_spent,
+    library_version,
+)
+from privacy.accounting_profile import privacy_profile, quick_epsilon, trade_off
 from privacy.event import AccountingEvent
 from privacy.ledger import LedgerRow
 from privacy.plan import PrivacyPlan

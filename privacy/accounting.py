@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from privacy.accounting_pld import LARGEST_EPSILON, LossBound, delta_of, loss_bound
@@ -24,7 +25,6 @@ from privacy.accounting_warnings import (
     NO_NOISE,
     delta_warnings,
     library_log,
-    library_version,
     log_warnings,
     loss_looser,
     loss_skipped,
@@ -287,3 +287,11 @@ def _central_limit_variance(event: AccountingEvent) -> float:
     if event.sample_rate == 1.0:
         return exponent
     return event.sample_rate**2 * math.expm1(exponent) if exponent < 700 else math.inf
+
+
+@lru_cache(maxsize=8)
+def library_version(distribution: str) -> str:
+    """Name an installed library with its version, for example "opacus 1.6.0"."""
+    from importlib.metadata import version
+
+    return f"{distribution} {version(distribution)}"

@@ -45,13 +45,6 @@ class TradeOff:
     gap: float
 
 
-def library_version(distribution: str) -> str:
-    """Name an installed library with its version, for example "scipy 1.17.1"."""
-    from importlib.metadata import version
-
-    return f"{distribution} {version(distribution)}"
-
-
 def quick_epsilon(releases: Releases, delta: float, guess: float | None = None) -> float | None:
     """Bound epsilon by PLD on a grid for drawing; None where PLD cannot answer in seconds.
 

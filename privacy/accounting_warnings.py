@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 
 from privacy.accounting_pld import LARGEST_EPSILON, OWN
 from privacy.accounting_rdp import RenyiBound
@@ -107,11 +106,3 @@ class _Collector(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep one record."""
         self.messages.append(record.getMessage())
-
-
-@lru_cache(maxsize=8)
-def library_version(distribution: str) -> str:
-    """Name an installed library with its version, for example "opacus 1.6.0"."""
-    from importlib.metadata import version
-
-    return f"{distribution} {version(distribution)}"

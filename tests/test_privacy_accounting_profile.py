@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 from scipy.special import ndtr, ndtri
 
-from privacy.accounting import epsilon_spent
+from privacy.accounting import epsilon_spent, library_version
 from privacy.accounting_profile import (
     Profile,
-    library_version,
     privacy_profile,
     quick_epsilon,
     trade_off,
