@@ -123,7 +123,7 @@ class ClientSettings(Section):
     """State how one user is trained."""
 
     client_lr: float = Field(0.5, gt=0, description="SGD rate of local training")
-    local_steps: int = Field(10, ge=0, description="batches per user and round; 0: whole epochs")
+    local_steps: int = Field(7, ge=0, description="batches per user and round; 0: whole epochs")
     local_epochs: int = Field(1, ge=1, description="epochs per user where local steps is 0")
     gradient_clip: float = Field(1.0, ge=0, description="bound on a local gradient's norm; 0: none")
     momentum: float = Field(0.0, ge=0, lt=1, description="of local SGD")

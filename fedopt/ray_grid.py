@@ -26,6 +26,7 @@ from clients.protocol import TRAIN_COHORT, WEIGHTS, WORKER_LATE, seconds_allowed
 from fedopt.client_app import THREADS_PER_WORKER, WorkerProcess
 from fedopt.local_grid import CLIENT_APP_RAISED, WORKER_LOST, ClientCall, WorkerGrid
 from fedopt.ray_address import refuse_unreachable
+from fedopt.ray_processes import needed_processes
 from privacy.errors import FedOptError, SettingsError, WorkersLost
 
 START_SECONDS = 600.0
@@ -303,7 +304,10 @@ def start_ray(settings: RaySettings) -> None:
     else:
         options["runtime_env"] = {"env_vars": worker_environment()}
     try:
-        with environment_variables(worker_environment() | early_workers(settings) if own else {}):
+        with (
+            environment_variables(worker_environment() | early_workers(settings) if own else {}),
+            needed_processes(ray.__version__, logs=settings.verbose),
+        ):
             ray.init(
                 **options,
                 log_to_driver=settings.verbose,

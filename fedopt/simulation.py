@@ -204,9 +204,13 @@ def _run(
     _note(run, describe(run))
     if on_start is not None:
         on_start(announcement(run))
+    from fedopt.report import load_libraries
+
     engine = run.settings.engine
     own_memory = engine.worker_megabytes or 0.0 if engine.engine == "local" else 0.0
     with ThreadPoolExecutor(1) as beside:
+        if report and engine.engine == "ray":
+            beside.submit(load_libraries)
         try:
             with (
                 contextlib.nullcontext(given) if given else open_grid(run, beside) as grid,
