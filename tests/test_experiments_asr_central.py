@@ -96,6 +96,7 @@ def test_the_published_rates_fall_as_published(name: str, rates: dict[int, float
     for step, rate in rates.items():
         assert recipe.learning_rate * factor(step) == pytest.approx(rate)
     assert recipe.optimizer == "fedlars"
+    assert (recipe.loss, recipe.pad_text) == ("utterance", True)
     assert recipe.hyperparameters() == {
         "momentum": 0.9,
         "trust_coefficient": 0.001,
@@ -174,6 +175,28 @@ def test_a_run_of_fedopt_trains_the_speech_task_in_one_place(tmp_path: Path) -> 
         name for name, weights in model.state_dict().items() if (weights != before[name]).any()
     ]
     assert len(moved) > len(before) // 2
+
+
+def test_a_published_recipe_sets_loss_and_padding_and_refuses_a_task_with_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"speakers": 2, "held_out_speakers": 1, "progress": False, "cache_dir": tmp_path}
+    built = []
+    monkeypatch.setattr(
+        central, "task", lambda **options: built.append(task(**{**options, **sizes})) or built[-1]
+    )
+    assert central.main(["--steps", "1", "--recipe", "ls-100"]) == 0
+    assert central.main(["--steps", "1"]) == 0
+    assert central.main(["--steps", "1", "--recipe", "ls", "--option", "loss=character"]) == 0
+    chosen = [(speech.loss_per, speech.tokens.padded) for speech in built]
+    assert chosen == [("utterance", True), ("character", False), ("character", True)]
+    model = built[1].model()
+    wanted = CentralTraining(seed=1, steps=1, options={"recipe": "ls-100", "batch_size": 4})
+    with pytest.raises(SettingsError, match=r"loss 'utterance' and pad_text true .*task\.options"):
+        built[1].train_centrally(model, wanted, lambda step, loss, metrics: None)
+    told: list[int] = []
+    built[0].train_centrally(model, wanted, lambda step, loss, metrics: told.append(step))
+    assert told == [1]
 
 
 def test_options_of_a_run_give_the_recipe() -> None:

@@ -56,6 +56,13 @@ def test_decoding_undoes_encoding(words: list[str]) -> None:
     assert all(1 <= label <= 29 for label in labels)
 
 
+def test_padded_labels_stand_between_two_spaces_and_decode_to_the_same_text() -> None:
+    plain, padded = Tokens(), Tokens(padded=True)
+    assert padded.encode("a b") == [1, *plain.encode("a b"), 1]
+    assert padded.decode(padded.encode("a b")) == "a b"
+    assert repr(padded) == repr(plain)  # so both use the same index of a corpus
+
+
 def test_decoding_drops_blanks_and_collapses_spaces() -> None:
     assert Tokens("ab ").decode([0, 3, 1, 0, 3, 3, 2, 3]) == "a b"
 

@@ -83,7 +83,7 @@ def _options(given: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
     """Collect the task's options: the recipe's, then flags, then --option."""
     options: dict[str, Any] = {
         name: getattr(recipe, name)
-        for name in ("batch_seconds", "dropout", "layer_drop")
+        for name in ("batch_seconds", "loss", "pad_text", "dropout", "layer_drop")
         if getattr(recipe, name)
     }
     flags = ["dataset", "data_root", "model", "batch_size", "dropout", "spec_augment"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.asr.recipes import RECIPES, Recipe, wanted_recipe
+from experiments.asr.recipes import RECIPES, Recipe, check_task, wanted_recipe
 from privacy.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -68,9 +68,10 @@ def train_as_wanted(
     """Train a model in place as `fedopt run --strategy central` asks.
 
     Options: recipe (a name of RECIPES), optimizer, batch_size (utterances; default 8).
-    Raises: SettingsError with one sentence per mistake.
+    Raises: SettingsError with one sentence per mistake, or where the task has other options.
     """
     recipe, batching = wanted_recipe(wanted)
+    check_task(recipe, speech.loss_per, speech.tokens.padded)
     train_model(
         speech,
         model,

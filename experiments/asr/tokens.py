@@ -7,7 +7,7 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from privacy.errors import SettingsError
@@ -108,11 +108,13 @@ def token_characters(language: str, characters: str | None) -> str:
 class Tokens:
     """Map characters to label numbers 1, 2, ...; number 0 is the CTC blank.
 
-    transliterate: whether text is written in plain letters first.
+    transliterate: whether text is written in plain letters first. padded: whether labels begin and
+    end with the space's, as in arXiv 2310.00098.
     """
 
     characters: str = ENGLISH
     transliterate: bool = False
+    padded: bool = field(default=False, repr=False)  # no text, so no index, depends on it
 
     @property
     def labels(self) -> int:
@@ -128,12 +130,12 @@ class Tokens:
         return "".join(sorted(set(text) - set(self.characters)))
 
     def encode(self, text: str) -> list[int]:
-        """Give the label numbers of `text`.
+        """Give the label numbers of `text`, between two spaces where they are padded.
 
         Raises: KeyError when a character has no label.
         """
         numbers = _numbers(self.characters)
-        return [numbers[character] for character in text]
+        return [numbers[character] for character in (f" {text} " if self.padded else text)]
 
     def decode(self, labels: Iterable[int]) -> str:
         """Write the text of label numbers; blanks vanish, spaces collapse to one."""
