@@ -54,8 +54,9 @@ class SpeechOptions:
     speech is made, or a callable told of it.
     Users. user_part: "all", "seed-10" (a tenth of the users), "fl-90" (the others), or any other
     share. iid: deal all utterances evenly to the users. most_user_seconds: of one user; 0: all.
-    Text. characters: the token set, in place of the language's. transliterate: write plain letters.
-    pad_text: begin and end what the model is taught to write with a space.
+    Text. characters: the token set, in place of the language's. transliterate: write letters
+    without a label as plain ones, and drop what has no such form. pad_text: begin and end what the
+    model is taught to write with a space.
     Model. model: a preset of experiments.asr.model or MODULE:FACTORY. dropout, layer_drop,
     positions ("cape", "sinusoidal", "convolution"), norm ("pre", "post"): replace the preset's.
     body_from: safetensors file of a model with other characters, whose tensors outside the head
