@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
+import fedopt.central
 from experiments.asr import central
 from experiments.asr.batching import Batching
 from experiments.asr.central_training import train_centrally
 from experiments.asr.recipes import RECIPES, Recipe, ramp, wanted_recipe
 from experiments.asr.seed_models import save_model
 from experiments.asr.task import task
+from experiments.asr.tokens import ENGLISH
 from fedopt.central import CentralTraining, TrainsCentrally
+from fedopt.config import build_settings
+from fedopt.simulation import simulate
 from fedopt.weights import initial_model
 from privacy.errors import SettingsError
 
@@ -137,6 +141,42 @@ def test_a_seed_model_starts_a_private_run_and_a_wrong_one_is_refused(
     larger = task(speakers=2, held_out_speakers=1, progress=False, language="de")
     with pytest.raises(SettingsError, match=r"head\.bias, head\.weight"):
         initial_model(larger.model, 5, str(seed))
+
+
+def test_a_seed_model_of_other_characters_of_equal_number_is_refused_by_every_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sizes = {"speakers": 2, "held_out_speakers": 1, "progress": False}
+    chosen = {"task": "experiments.asr.task:task", "options": sizes}
+    settings = {"task": chosen, "server": {"strategy": "central"}, "privacy": {"rounds": 1}}
+    fedopt.central.train(build_settings(settings), tmp_path / "seed")
+    seed = tmp_path / "seed" / "model.safetensors"
+    trained = initial_model(task(**sizes).model, 0, str(seed)).state_dict()
+    again = initial_model(task(**sizes).model, 1, str(seed), task(**sizes).signature())
+    assert all(torch.equal(trained[name], value) for name, value in again.state_dict().items())
+
+    reversed_ = sizes | {"characters": ENGLISH[::-1]}
+    private = {
+        "task": {**chosen, "options": reversed_, "init_from": str(seed)},
+        "privacy": {"rounds": 1, "simulated_cohort": 2, "noise_multiplier": 1.0},
+        "engine": {"engine": "local"},
+    }
+    said = 'must be of a model with the characters "zyx.*", got " .*body_from'
+    with pytest.raises(SettingsError, match=said):
+        simulate(private, output=tmp_path / "private", report=False)
+    assert not (tmp_path / "private").exists()
+    with pytest.raises(SettingsError, match=said):
+        fedopt.central.train(build_settings(settings | {"task": private["task"]}), tmp_path / "no")
+    with pytest.raises(SettingsError, match=said):
+        train_centrally(task(**reversed_), steps=1, init_from=seed)
+
+    body = {**reversed_, "body_from": str(seed)}
+    private["task"] = {**chosen, "options": body}
+    simulate(private, output=tmp_path / "private", report=False)
+    last, english = tmp_path / "private" / "model.safetensors", task(**sizes)
+    with pytest.raises(SettingsError, match='got "zyx'):
+        initial_model(english.model, 0, str(last), english.signature())
 
 
 def test_the_head_is_made_anew_on_request_only_and_the_body_is_loaded_strictly(

@@ -75,8 +75,8 @@ def _run(given: argparse.Namespace, recipe: Recipe) -> None:
         from experiments.asr.seed_models import save_model
 
         about = {"recipe": given.recipe, "steps": str(given.steps), "model": given.model}
-        about |= {"characters": speech.tokens.characters, "seed": str(given.seed)}
-        save_model(trained.model, Path(given.output), about)
+        about["seed"] = str(given.seed)
+        save_model(trained.model, Path(given.output), about, speech.signature())
 
 
 def _options(given: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:

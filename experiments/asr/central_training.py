@@ -54,7 +54,8 @@ def train_centrally(
     """
     from fedopt.weights import initial_model
 
-    model = initial_model(speech.model, seed, str(init_from) if init_from else None).to(device)
+    first = str(init_from) if init_from else None
+    model = initial_model(speech.model, seed, first, speech.signature()).to(device)
     metrics = train_model(
         speech, model, steps=steps, recipe=recipe, seed=seed, report_every=report_every,
         report=report,

@@ -156,6 +156,10 @@ class SpeechTask:
         """Build the model with weights drawn from torch's global generator."""
         return self._build(self.tokens.labels)
 
+    def signature(self) -> Mapping[str, str]:
+        """Give the token set, which the head's shape does not tell."""
+        return {"characters": self.tokens.characters}
+
     def loss(self, model: torch.nn.Module, batch: SpeechBatch) -> torch.Tensor:
         """Compute the CTC loss of one batch, in nats per character or per utterance.
 
