@@ -104,7 +104,7 @@ def train(
     """
     from clients.task import load_task
     from fedopt.planning import device_of, task_options
-    from fedopt.weights import initial_model
+    from fedopt.weights import initial_model, signature_of
 
     task = load_task(settings.task.task, task_options(settings))
     if not isinstance(task, TrainsCentrally):
@@ -112,7 +112,8 @@ def train(
             f"strategy central needs a task with a method train_centrally, got "
             f"{settings.task.task}; write one (see fedopt/central.py) or choose another strategy"
         )
-    model = initial_model(task.model, settings.run.seed, settings.task.init_from)
+    seed, first = settings.run.seed, settings.task.init_from
+    model = initial_model(task.model, seed, first, signature_of(task))
     rows: list[Row] = []
     log = RunLog(folder / STEPS)
     with run_directory.opened(folder), one_thread():
@@ -166,9 +167,9 @@ def _close(
 ) -> Row:
     """Write the model, the settings that were used and the report."""
     from fedopt.doctor import commit, versions
-    from fedopt.weights import weights_of_model
+    from fedopt.weights import signature_of, weights_of_model
 
-    run_directory.write_model(folder, weights_of_model(model))
+    run_directory.write_model(folder, weights_of_model(model), signature_of(task))
     metric = getattr(task, "metric", "loss")
     last = rows[-1] if rows else {}
     development = last.get("dev_loss" if metric == "loss" else metric)

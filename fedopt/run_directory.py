@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedopt.config import Settings, build_settings
+from fedopt.weights import model_metadata
 from privacy.errors import FedOptError, SettingsError
 
 if TYPE_CHECKING:
@@ -91,12 +92,17 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def write_model(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
-    """Write the final weights as safetensors."""
+def write_model(
+    folder: Path,
+    weights: Mapping[str, torch.Tensor],
+    signature: Mapping[str, str] | None = None,
+) -> None:
+    """Write the final weights as safetensors, and the signature of their task where it has one."""
     from safetensors.torch import save_file
 
     partial = folder / (MODEL + PARTIAL)
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial)
+    tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
+    save_file(tensors, partial, metadata=model_metadata(signature or {}))
     os.replace(partial, folder / MODEL)
 
 

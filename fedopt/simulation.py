@@ -33,7 +33,7 @@ from fedopt.round_rows import after_round, announcement
 from fedopt.run import Callback, Result, Run
 from fedopt.run_log import RunLog
 from fedopt.users_at_once import with_users_at_once
-from fedopt.weights import initial_model, weights_of_model
+from fedopt.weights import initial_model, signature_of, weights_of_model
 from privacy.errors import BudgetExhausted, SettingsError
 from privacy.seeds import Streams
 
@@ -91,7 +91,7 @@ def simulate(
         effective, note = with_users_at_once(effective, plan, built, folder if resume else None)
     digest = settings_hash(effective, users_hash(users))
     seed = Streams(effective.run.seed, digest).torch_seed("model", 0)
-    model = initial_model(built.model, seed, effective.task.init_from)
+    model = initial_model(built.model, seed, effective.task.init_from, signature_of(built))
     if problems := memory_problems(effective, model) + audit_problems(effective, model):
         raise SettingsError(problems)
     log = RunLog(folder / run_directory.ROUNDS)
@@ -228,7 +228,7 @@ def _close(run: Run, report: bool) -> dict[str, Any]:
     from fedopt.audit_result import keep_result
     from fedopt.report import write_report
 
-    run_directory.write_model(run.folder, weights_of_model(run.model))
+    run_directory.write_model(run.folder, weights_of_model(run.model), signature_of(run.task))
     digest = run_directory.file_digest(run.folder / run_directory.MODEL)
     ended = datetime.now(UTC).isoformat(timespec="seconds")
     _note(run, {"ended": ended, "model_sha256": digest})

@@ -1,10 +1,11 @@
-"""Give a model its first weights, exchange them by name, and hash them."""
+"""Give a model its first weights, exchange them by name, and hash them; say what they are of."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,38 @@ if TYPE_CHECKING:
     import torch
 
 
+_METADATA = "fedopt"
+_SHOWN_NAMES, _SHOWN_TEXT = 8, 32
+
+
+def signature_of(task: Any) -> dict[str, str]:
+    """Give the facts that a task's weights depend on and their shapes do not show."""
+    return dict(getattr(task, "signature", dict)())
+
+
+def model_metadata(
+    signature: Mapping[str, str], about: Mapping[str, str] | None = None
+) -> dict[str, str] | None:
+    """Give the metadata of a model file; None where there is nothing to say.
+
+    about: further facts, for readers. All is one entry, because safetensors writes several in a
+    random order, and equal runs write equal bytes.
+    """
+    facts = {"signature": dict(signature), "about": dict(about or {})}
+    said = {name: values for name, values in facts.items() if values}
+    return {_METADATA: json.dumps(said, sort_keys=True)} if said else None
+
+
 def initial_model(
-    build: Callable[[], torch.nn.Module], seed: int, init_from: str | None
+    build: Callable[[], torch.nn.Module],
+    seed: int,
+    init_from: str | None,
+    signature: Mapping[str, str] | None = None,
 ) -> torch.nn.Module:
     """Build the model with weights drawn under a seed, or loaded from a file.
 
-    Raises: SettingsError for batch norm, or for a file that does not fit the model.
+    signature: of the task, see `signature_of`.
+    Raises: SettingsError for batch norm, or for a file that does not fit the model or signature.
     """
     import torch
 
@@ -30,12 +57,18 @@ def initial_model(
         model = build()
     refuse_batch_norm(model)
     if init_from is not None:
-        load_weights(model, Path(init_from))
+        load_weights(model, Path(init_from), signature)
     return model
 
 
-def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Load weights strictly: every trainable tensor present, none over, all shapes equal."""
+def load_weights(
+    model: torch.nn.Module, path: Path, signature: Mapping[str, str] | None = None
+) -> None:
+    """Load weights strictly: every trainable tensor present, none over, all shapes equal.
+
+    signature: facts that must be the file's too, where the file says them.
+    Raises: SettingsError where the file is no safetensors or does not fit.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -43,10 +76,12 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
 
     try:
         found = load_file(path)
+        carried = _carried(path)
     except (OSError, SafetensorError) as problem:
         raise SettingsError(
             f"init-from {path.name!r} must be safetensors, got {problem}; correct the path"
         ) from problem
+    _refuse_another_signature(path, carried, signature or {})
     own = trainable(model)
     shapes = {name: tuple(parameter.shape) for name, parameter in own.items()}
     given = {name: tuple(tensor.shape) for name, tensor in found.items()}
@@ -56,10 +91,54 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
         )
         raise SettingsError(
             f"init-from {path.name!r} must hold exactly the model's tensors; missing, left over "
-            f"or of another shape: {', '.join(wrong[:8])}"
+            f"or of another shape: {first_names(wrong)}"
         )
     for name, parameter in own.items():
         parameter.data.copy_(found[name])
+
+
+def first_names(names: Sequence[str]) -> str:
+    """List the first eight names and count the rest."""
+    more = len(names) - _SHOWN_NAMES
+    shown = ", ".join(names[:_SHOWN_NAMES])
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _carried(path: Path) -> dict[str, Any]:
+    """Read what a model file says of itself; a seed model of older versions says it plainly."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as opened:
+        metadata = dict(opened.metadata() or {})
+    try:
+        return metadata | dict(json.loads(metadata[_METADATA])["signature"])
+    except (KeyError, TypeError, ValueError):  # a foreign file
+        return metadata
+
+
+def _refuse_another_signature(
+    path: Path, carried: Mapping[str, Any], wanted: Mapping[str, str]
+) -> None:
+    for name in sorted(wanted.keys() & carried.keys()):
+        ours, theirs = wanted[name], str(carried[name])
+        if ours != theirs:
+            pairs = enumerate(itertools.zip_longest(ours, theirs))
+            place = next(number for number, (one, other) in pairs if one != other)
+            raise SettingsError(
+                f"init-from {path.name!r} must be of a model with the {name} "
+                f"{_around(ours, place)}, got {_around(theirs, place)}; choose another file, or "
+                "let the speech task make the head anew by --set task.options.body_from=FILE in "
+                "place of --init-from"
+            )
+
+
+def _around(text: str, place: int) -> str:
+    """Quote a text; of a long one, what stands around a place."""
+    if len(text) <= _SHOWN_TEXT:
+        return repr(text)
+    start = max(0, place - _SHOWN_TEXT // 2)
+    end = start + _SHOWN_TEXT
+    return repr(f"{'...' if start else ''}{text[start:end]}{'...' if end < len(text) else ''}")
 
 
 def load_arrays(model: torch.nn.Module, arrays: Mapping[str, Any]) -> None:

@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
+import fedopt.central
 from experiments.asr import central
 from experiments.asr.batching import Batching
 from experiments.asr.central_training import train_centrally
 from experiments.asr.recipes import RECIPES, Recipe, ramp, wanted_recipe
 from experiments.asr.seed_models import save_model
 from experiments.asr.task import task
+from experiments.asr.tokens import ENGLISH
 from fedopt.central import CentralTraining, TrainsCentrally
+from fedopt.config import build_settings
+from fedopt.simulation import simulate
 from fedopt.weights import initial_model
 from privacy.errors import SettingsError
 
@@ -96,6 +100,7 @@ def test_the_published_rates_fall_as_published(name: str, rates: dict[int, float
     for step, rate in rates.items():
         assert recipe.learning_rate * factor(step) == pytest.approx(rate)
     assert recipe.optimizer == "fedlars"
+    assert (recipe.loss, recipe.pad_text) == ("utterance", True)
     assert recipe.hyperparameters() == {
         "momentum": 0.9,
         "trust_coefficient": 0.001,
@@ -138,6 +143,42 @@ def test_a_seed_model_starts_a_private_run_and_a_wrong_one_is_refused(
         initial_model(larger.model, 5, str(seed))
 
 
+def test_a_seed_model_of_other_characters_of_equal_number_is_refused_by_every_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sizes = {"speakers": 2, "held_out_speakers": 1, "progress": False}
+    chosen = {"task": "experiments.asr.task:task", "options": sizes}
+    settings = {"task": chosen, "server": {"strategy": "central"}, "privacy": {"rounds": 1}}
+    fedopt.central.train(build_settings(settings), tmp_path / "seed")
+    seed = tmp_path / "seed" / "model.safetensors"
+    trained = initial_model(task(**sizes).model, 0, str(seed)).state_dict()
+    again = initial_model(task(**sizes).model, 1, str(seed), task(**sizes).signature())
+    assert all(torch.equal(trained[name], value) for name, value in again.state_dict().items())
+
+    reversed_ = sizes | {"characters": ENGLISH[::-1]}
+    private = {
+        "task": {**chosen, "options": reversed_, "init_from": str(seed)},
+        "privacy": {"rounds": 1, "simulated_cohort": 2, "noise_multiplier": 1.0},
+        "engine": {"engine": "local"},
+    }
+    said = 'must be of a model with the characters "zyx.*", got " .*body_from'
+    with pytest.raises(SettingsError, match=said):
+        simulate(private, output=tmp_path / "private", report=False)
+    assert not (tmp_path / "private").exists()
+    with pytest.raises(SettingsError, match=said):
+        fedopt.central.train(build_settings(settings | {"task": private["task"]}), tmp_path / "no")
+    with pytest.raises(SettingsError, match=said):
+        train_centrally(task(**reversed_), steps=1, init_from=seed)
+
+    body = {**reversed_, "body_from": str(seed)}
+    private["task"] = {**chosen, "options": body}
+    simulate(private, output=tmp_path / "private", report=False)
+    last, english = tmp_path / "private" / "model.safetensors", task(**sizes)
+    with pytest.raises(SettingsError, match='got "zyx'):
+        initial_model(english.model, 0, str(last), english.signature())
+
+
 def test_the_head_is_made_anew_on_request_only_and_the_body_is_loaded_strictly(
     tmp_path: Path,
 ) -> None:
@@ -174,6 +215,28 @@ def test_a_run_of_fedopt_trains_the_speech_task_in_one_place(tmp_path: Path) -> 
         name for name, weights in model.state_dict().items() if (weights != before[name]).any()
     ]
     assert len(moved) > len(before) // 2
+
+
+def test_a_published_recipe_sets_loss_and_padding_and_refuses_a_task_with_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"speakers": 2, "held_out_speakers": 1, "progress": False, "cache_dir": tmp_path}
+    built = []
+    monkeypatch.setattr(
+        central, "task", lambda **options: built.append(task(**{**options, **sizes})) or built[-1]
+    )
+    assert central.main(["--steps", "1", "--recipe", "ls-100"]) == 0
+    assert central.main(["--steps", "1"]) == 0
+    assert central.main(["--steps", "1", "--recipe", "ls", "--option", "loss=character"]) == 0
+    chosen = [(speech.loss_per, speech.tokens.padded) for speech in built]
+    assert chosen == [("utterance", True), ("character", False), ("character", True)]
+    model = built[1].model()
+    wanted = CentralTraining(seed=1, steps=1, options={"recipe": "ls-100", "batch_size": 4})
+    with pytest.raises(SettingsError, match=r"loss 'utterance' and pad_text true .*task\.options"):
+        built[1].train_centrally(model, wanted, lambda step, loss, metrics: None)
+    told: list[int] = []
+    built[0].train_centrally(model, wanted, lambda step, loss, metrics: told.append(step))
+    assert told == [1]
 
 
 def test_options_of_a_run_give_the_recipe() -> None:

@@ -142,6 +142,21 @@ def test_letters_are_kept_or_transliterated_only_when_asked(root: Path) -> None:
     assert "l'oeuvre deja vue" in written
 
 
+def test_published_rules_of_text_hold_for_what_people_wrote(root: Path) -> None:
+    add(
+        root,
+        "train",
+        "gus",
+        "g1.mp3",
+        "\u201cThe boys\u2019 caf\u00e9, e.g. a well-known one \u2013 don\u2019t!\u201d",
+    )
+    add(root, "train", "gus", "g2.mp3", "5 euros")
+    texts = [item.text for item in _read(root, Tokens(transliterate=True)).utterances]
+    assert "the boys' cafe eg a well-known one don't" in texts
+    assert "euros" in texts
+    assert len(_read(root).utterances) == len(texts) - 2  # accents and digits have no label
+
+
 def test_published_lengths_are_taken_without_opening_the_clips(root: Path) -> None:
     for path in (root / "clips").iterdir():
         path.unlink()

@@ -194,6 +194,25 @@ def test_the_index_is_built_once_and_again_when_a_file_comes_or_goes(
     assert librispeech_corpus(root, Tokens(transliterate=True), cache_dir=cache).utterances
 
 
+def test_texts_keep_their_apostrophes_and_are_lower_case(root: Path) -> None:
+    add(root, "train-clean-100", "81", "THE BOYS' BOOKS AND 'TIS")
+    texts = {item.text for item in librispeech_corpus(root, Tokens()).utterances}
+    assert "the boys' books and 'tis" in texts
+
+
+def test_an_index_made_under_older_text_rules_is_made_again(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path_factory.mktemp("cache")
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.asr.index._SCHEMA_VERSION", 1)
+        patch.setattr(Tokens, "normalise", lambda self, text: "stale")
+        old = librispeech_corpus(root, Tokens(), cache_dir=cache)
+    assert {item.text for item in old.utterances} == {"stale"}
+    new = librispeech_corpus(root, Tokens(), cache_dir=cache)
+    assert "stale" not in {item.text for item in new.utterances}
+
+
 def test_a_cache_that_cannot_be_written_is_a_settings_error(root: Path, tmp_path: Path) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.write_text("")

@@ -409,3 +409,45 @@ def test_a_batch_that_memory_does_not_hold_has_the_same_loss_in_halves(speech: S
     assert parts == pytest.approx(float(whole.detach()), rel=1e-5)
     (only,) = speech.halve(halves[0][1])
     assert only == (1.0, halves[0][1])
+
+
+def test_the_loss_per_utterance_is_that_per_character_times_their_length(cache: Path) -> None:
+    by_character, by_utterance = (
+        task(cache_dir=cache, loss=loss, **SIZES) for loss in ("character", "utterance")
+    )
+    user = by_character.user_ids()[0]
+    batch = next(by_character.user_data(user).batches(np.random.default_rng(1)))
+    model = by_character.model().eval()
+    letters = batch.target_lengths.double().mean()
+    assert len(set(batch.target_lengths.tolist())) == 2
+    whole = float(by_utterance.loss(model, batch).detach())
+    assert whole == pytest.approx(
+        float(by_character.loss(model, batch).detach() * letters), rel=1e-6
+    )
+    halves = by_utterance.halve(batch)
+    assert [weight for weight, _ in halves] == [0.5, 0.5]
+    parts = sum(w * float(by_utterance.loss(model, half).detach()) for w, half in halves)
+    assert parts == pytest.approx(whole, rel=1e-5)
+    held = [item for item in by_character.corpus.utterances if item.split == "dev"]
+    mean = sum(len(item.text) for item in held) / len(held)
+    measured = [built.evaluate(model, "dev")["loss"] for built in (by_character, by_utterance)]
+    assert measured[1] == pytest.approx(measured[0] * mean, rel=1e-6)
+
+
+def test_padded_text_begins_and_ends_with_a_space_in_training_and_evaluation(cache: Path) -> None:
+    plain, padded = (task(cache_dir=cache, pad_text=pad, **SIZES) for pad in (False, True))
+    user = plain.user_ids()[0]
+    bare, wide = (
+        next(built.user_data(user).batches(np.random.default_rng(1))) for built in (plain, padded)
+    )
+    ends = torch.tensor([plain.tokens.encode(" ")[0]] * 2)
+    assert wide.target_lengths.tolist() == (bare.target_lengths + 2).tolist()
+    first = int(wide.target_lengths[0])
+    torch.testing.assert_close(wide.targets[[0, first - 1]], ends)
+    torch.testing.assert_close(wide.targets[1 : first - 1], bare.targets[: first - 2])
+    model = plain.model().eval()
+    losses = [built.evaluate(model, "dev")["loss"] for built in (plain, padded)]
+    assert losses[0] != losses[1]
+    assert plain.latest
+    assert padded.latest
+    assert plain.latest.by_speaker == padded.latest.by_speaker

@@ -73,6 +73,14 @@ def test_a_configuration_loads_and_its_comment_tells_rates_and_epsilon(path: Pat
         assert "misprint" in said or "orders" in said
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_loss_targets_and_text_are_the_papers(path: Path) -> None:
+    chosen = SpeechOptions(**task_options(_settings(path)))
+    assert (chosen.loss, chosen.pad_text) == ("utterance", True)
+    assert chosen.transliterate == (chosen.dataset == "common-voice")
+    assert chosen.tokens().labels == 30
+
+
 def test_every_printed_row_has_its_configuration_and_every_printed_value_is_the_rows() -> None:
     printed: dict[tuple[Any, ...], float] = {}
     for path in FILES:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.asr.loss import counted
+
 if TYPE_CHECKING:
     import torch
 
@@ -60,10 +62,11 @@ class CanBeCut(Protocol):
 CutBatch = TypeVar("CutBatch", bound=CanBeCut)
 
 
-def halved(batch: CutBatch) -> list[tuple[float, CutBatch]]:
-    """Cut a batch in two, each with its share of the labels; a single utterance stays whole.
+def halved(batch: CutBatch, per: str = "character") -> list[tuple[float, CutBatch]]:
+    """Cut a batch in two, each with its share of the mean; a single utterance stays whole.
 
-    A loss per label of the whole is then the weighted sum of the halves' losses.
+    per: what the loss is the mean over, one of experiments.asr.loss.MEANS. The loss of the whole is
+    then the weighted sum of the halves' losses.
     """
     count = len(batch.target_lengths)
     if count < 2:
@@ -74,7 +77,8 @@ def halved(batch: CutBatch) -> list[tuple[float, CutBatch]]:
         batch.rows(slice(0, middle), slice(0, labels)),
         batch.rows(slice(middle, count), slice(labels, None)),
     ]
-    return [(len(half.targets) / len(batch.targets), half) for half in halves]
+    whole = counted(batch.target_lengths, per)
+    return [(counted(half.target_lengths, per) / whole, half) for half in halves]
 
 
 @dataclass(frozen=True)

@@ -75,15 +75,15 @@ def _run(given: argparse.Namespace, recipe: Recipe) -> None:
         from experiments.asr.seed_models import save_model
 
         about = {"recipe": given.recipe, "steps": str(given.steps), "model": given.model}
-        about |= {"characters": speech.tokens.characters, "seed": str(given.seed)}
-        save_model(trained.model, Path(given.output), about)
+        about["seed"] = str(given.seed)
+        save_model(trained.model, Path(given.output), about, speech.signature())
 
 
 def _options(given: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
     """Collect the task's options: the recipe's, then flags, then --option."""
     options: dict[str, Any] = {
         name: getattr(recipe, name)
-        for name in ("batch_seconds", "dropout", "layer_drop")
+        for name in ("batch_seconds", "loss", "pad_text", "dropout", "layer_drop")
         if getattr(recipe, name)
     }
     flags = ["dataset", "data_root", "model", "batch_size", "dropout", "spec_augment"]

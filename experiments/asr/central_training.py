@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.asr.recipes import RECIPES, Recipe, wanted_recipe
+from experiments.asr.recipes import RECIPES, Recipe, check_task, wanted_recipe
 from privacy.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def train_centrally(
     """
     from fedopt.weights import initial_model
 
-    model = initial_model(speech.model, seed, str(init_from) if init_from else None).to(device)
+    first = str(init_from) if init_from else None
+    model = initial_model(speech.model, seed, first, speech.signature()).to(device)
     metrics = train_model(
         speech, model, steps=steps, recipe=recipe, seed=seed, report_every=report_every,
         report=report,
@@ -68,9 +69,10 @@ def train_as_wanted(
     """Train a model in place as `fedopt run --strategy central` asks.
 
     Options: recipe (a name of RECIPES), optimizer, batch_size (utterances; default 8).
-    Raises: SettingsError with one sentence per mistake.
+    Raises: SettingsError with one sentence per mistake, or where the task has other options.
     """
     recipe, batching = wanted_recipe(wanted)
+    check_task(recipe, speech.loss_per, speech.tokens.padded)
     train_model(
         speech,
         model,

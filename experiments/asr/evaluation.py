@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.asr.batching import FRAMES_PER_SECOND, SpeechBatch
 from experiments.asr.corpora import Utterance
+from experiments.asr.loss import counted
 from experiments.asr.tokens import Tokens
 from experiments.asr.word_error_rate import ErrorCounts, count_errors, greedy_decode
 
@@ -26,8 +27,9 @@ Loss = Callable[["torch.Tensor", "torch.Tensor", SpeechBatch], "torch.Tensor"]
 class Measured:
     """Hold what an evaluation found.
 
-    loss: nats per character. by_speaker: error counts of each speaker. speech_seconds: audio that
-    was read; padded_seconds: the same with padding; wall_seconds: time it took, reading included.
+    loss: nats per character, or per utterance. by_speaker: error counts of each speaker.
+    speech_seconds: audio that was read; padded_seconds: the same with padding; wall_seconds: time
+    it took, reading included.
     """
 
     loss: float
@@ -67,22 +69,24 @@ def measure(
     tokens: Tokens,
     forward: Forward,
     loss_of: Loss,
+    per: str = "character",
 ) -> Measured:
     """Decode every batch greedily and count the errors of each speaker.
 
-    batches: utterances beside their batch on the model's device. The model stays as it is.
+    batches: utterances beside their batch on the model's device. per: what `loss_of` is the mean
+    over, one of experiments.asr.loss.MEANS. The model stays as it is.
     """
     import torch
 
     started = time.perf_counter()
     said: defaultdict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
-    total_loss, characters, frames, padded = 0.0, 0, 0, 0
+    total_loss, spoken, frames, padded = 0.0, 0, 0, 0
     with torch.inference_mode():
         for utterances, batch in batches:
             logits, lengths = forward(model, batch)
-            spoken = sum(len(item.text) for item in utterances)
-            total_loss += float(loss_of(logits, lengths, batch)) * spoken
-            characters += spoken
+            weight = counted(batch.target_lengths, per)
+            total_loss += float(loss_of(logits, lengths, batch)) * weight
+            spoken += weight
             frames += int(batch.feature_lengths.sum())
             padded += batch.features.shape[0] * batch.features.shape[1]
             guesses = greedy_decode(logits, lengths, tokens)
@@ -90,7 +94,7 @@ def measure(
                 said[item.speaker][0].append(item.text)
                 said[item.speaker][1].append(guess)
     return Measured(
-        loss=total_loss / max(1, characters),
+        loss=total_loss / max(1, spoken),
         by_speaker={speaker: count_errors(*texts) for speaker, texts in said.items()},
         speech_seconds=frames / FRAMES_PER_SECOND,
         padded_seconds=padded / FRAMES_PER_SECOND,

@@ -20,7 +20,7 @@ from experiments.asr.corpora import Utterance
 from experiments.asr.tokens import Tokens
 from privacy.errors import SettingsError
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _NAMED_LOUDLY = 50
 
 _log = logging.getLogger(__name__)

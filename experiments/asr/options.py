@@ -15,6 +15,7 @@ from experiments.asr.batching import Batching
 from experiments.asr.common_voice import common_voice_corpus
 from experiments.asr.corpora import Corpus
 from experiments.asr.librispeech import librispeech_corpus
+from experiments.asr.loss import MEANS
 from experiments.asr.synthetic_corpus import (
     Progress,
     SyntheticSettings,
@@ -53,14 +54,17 @@ class SpeechOptions:
     speech is made, or a callable told of it.
     Users. user_part: "all", "seed-10" (a tenth of the users), "fl-90" (the others), or any other
     share. iid: deal all utterances evenly to the users. most_user_seconds: of one user; 0: all.
-    Text. characters: the token set, in place of the language's. transliterate: write plain letters.
+    Text. characters: the token set, in place of the language's. transliterate: write letters
+    without a label as plain ones, and drop what has no such form. pad_text: begin and end what the
+    model is taught to write with a space.
     Model. model: a preset of experiments.asr.model or MODULE:FACTORY. dropout, layer_drop,
     positions ("cape", "sinusoidal", "convolution"), norm ("pre", "post"): replace the preset's.
     body_from: safetensors file of a model with other characters, whose tensors outside the head
     become the first weights; the head is drawn anew.
     Training. batch_size: utterances per local batch; or batch_seconds, most_padding, pad_seconds:
-    see Batching. spec_augment: "none", "light", "paper", or True for "paper". speed, tract:
-    largest relative stretch of time and of the frequency axis. precision: "float32", or "bfloat16"
+    see Batching. loss: the mean per "character" or per "utterance". spec_augment: "none", "light",
+    "paper", or True for "paper". speed, tract: largest relative stretch of time and of the
+    frequency axis. precision: "float32", or "bfloat16"
     for the arithmetic of forward passes (weights and loss stay float32). compiled: translate the
     blocks by torch.compile. checkpoint_activations: less memory, more arithmetic.
     Raises: SettingsError with one sentence per mistake.
@@ -83,6 +87,7 @@ class SpeechOptions:
     most_user_seconds: float = 0.0
     characters: str | None = None
     transliterate: bool = False
+    pad_text: bool = False
     model: str = "tiny"
     dropout: float | None = None
     layer_drop: float | None = None
@@ -93,6 +98,7 @@ class SpeechOptions:
     batch_seconds: float = 0.0
     most_padding: float = 0.5
     pad_seconds: float = 0.0
+    loss: str = "character"
     spec_augment: bool | str = False
     speed: float = 0.0
     tract: float = 0.0
@@ -123,10 +129,11 @@ class SpeechOptions:
             ("dataset", self.dataset, DATASETS),
             ("precision", self.precision, PRECISIONS),
             ("features", self.features, FEATURES),
+            ("loss", self.loss, MEANS),
         ):
             if given not in allowed:
                 yield f"{name} must be one of {', '.join(allowed)}, got {given!r}"
-        for name in ("iid", "transliterate", "compiled"):
+        for name in ("iid", "transliterate", "pad_text", "compiled"):
             if not isinstance(getattr(self, name), bool):
                 yield f"{name} must be true or false, got {getattr(self, name)!r}"
         if self._spec_augment_name not in SPEC_AUGMENTS:
@@ -186,7 +193,8 @@ class SpeechOptions:
 
         Raises: SettingsError when the language has none or the characters are no token set.
         """
-        return Tokens(token_characters(self.language, self.characters), self.transliterate)
+        characters = token_characters(self.language, self.characters)
+        return Tokens(characters, self.transliterate, self.pad_text)
 
     @property
     def batching(self) -> Batching:

@@ -27,7 +27,8 @@ class Recipe:
     optimizer: "adam" (rate rises over 100 steps and falls over the last half), or one of
     `OPTIMIZERS` at a rate that is kept up to step `start`, then multiplied by `factor` for every
     `every` steps: all along ("exponential"), at once ("step"), or never ("constant").
-    batch_seconds, dropout, layer_drop: what the publication sets beside; 0 and None: not set.
+    batch_seconds, loss, pad_text, dropout, layer_drop: options of the task that the publication
+    sets beside; empty: not set.
     Reference: arXiv 2310.00098, appendix on central training, and its published code.
     """
 
@@ -40,6 +41,8 @@ class Recipe:
     batch_seconds: float = 0.0
     dropout: float | None = None
     layer_drop: float | None = None
+    loss: str = ""
+    pad_text: bool = False
 
     def rate_factor(self, rounds: int) -> Callable[[int], float]:
         """Give the factor on the rate by step, counted from 1, of a training of `rounds` steps."""
@@ -76,7 +79,9 @@ def ramp(step: int, steps: int) -> float:
 
 
 def _lars(start: int, rate: float = 0.5, decay: Literal["exponential", "step"] = "step") -> Recipe:
-    return Recipe(rate, "fedlars", decay, start, batch_seconds=240.0)
+    return Recipe(
+        rate, "fedlars", decay, start, batch_seconds=240.0, loss="utterance", pad_text=True
+    )
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
@@ -90,7 +95,13 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "ls-100-to-cv": _lars(40_000),
         "cv-to-ls": _lars(250_000, decay="exponential"),
         "cv-en-to-ls": _lars(100_000),
-        "cv-en-10": Recipe(0.5, "fedlars", "exponential", 100_000, 25_000, 0.5, 216.0, 0.4, 0.4),
+        "cv-en-10": replace(
+            _lars(100_000, decay="exponential"),
+            every=25_000,
+            batch_seconds=216.0,
+            dropout=0.4,
+            layer_drop=0.4,
+        ),
         "cv-en-10-to-90": _lars(150_000, rate=0.2),
         "cv-de": _lars(150_000, rate=0.2),
         "cv-fr": _lars(200_000),
@@ -119,6 +130,20 @@ def wanted_recipe(wanted: CentralTraining) -> tuple[Recipe, Batching]:
     if wanted.learning_rate is not None:
         recipe = replace(recipe, learning_rate=wanted.learning_rate)
     return recipe, Batching(int(size or DEFAULT_BATCH), 0.0 if size else recipe.batch_seconds)
+
+
+def check_task(recipe: Recipe, loss: str, pad_text: bool) -> None:
+    """Refuse a task that was built without the options of the recipe.
+
+    Raises: SettingsError that says how they are set.
+    """
+    wanted = {"loss": recipe.loss or loss, "pad_text": recipe.pad_text or pad_text}
+    if wanted != {"loss": loss, "pad_text": pad_text}:
+        raise SettingsError(
+            f"this recipe needs loss {wanted['loss']!r} and pad_text true of the speech task, got "
+            f"{loss!r} and {str(pad_text).lower()}; add --set task.options.loss={wanted['loss']} "
+            "--set task.options.pad_text=true"
+        )
 
 
 def _unknown(options: Mapping[str, Any]) -> Iterator[str]:

@@ -16,20 +16,27 @@ if TYPE_CHECKING:
 _HEAD = "head."
 
 
-def save_model(model: torch.nn.Module, path: Path, about: dict[str, str]) -> None:
+def save_model(
+    model: torch.nn.Module,
+    path: Path,
+    about: Mapping[str, str],
+    signature: Mapping[str, str] | None = None,
+) -> None:
     """Write the trainable tensors by name as safetensors, beside the place and then renamed.
 
-    about: facts for the file's head, for example the steps of training. The file fits
-    `fedopt run --init-from` with the same model and characters.
+    about: facts for the file's head, for example the steps of training. signature: of the task,
+    which `fedopt run --init-from` compares. The file fits the same model and characters.
     """
     from safetensors.torch import save_file
+
+    from fedopt.weights import model_metadata
 
     tensors = {
         name: parameter.detach().cpu().contiguous() for name, parameter in trainable(model).items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, aside, metadata=about)
+    save_file(tensors, aside, metadata=model_metadata(signature or {}, about))
     aside.rename(path)
 
 
@@ -41,6 +48,8 @@ def load_body(model: torch.nn.Module, path: Path) -> None:
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
+
+    from fedopt.weights import first_names
 
     try:
         found = _without_head(load_file(path))
@@ -62,7 +71,7 @@ def load_body(model: torch.nn.Module, path: Path) -> None:
     if wrong:
         raise SettingsError(
             f"body_from {path.name!r} must hold the model's tensors outside the head; missing, "
-            f"left over or of another shape: {', '.join(wrong[:8])}"
+            f"left over or of another shape: {first_names(wrong)}"
         )
     for name, parameter in own.items():
         parameter.data.copy_(found[name])

@@ -16,7 +16,7 @@ from experiments.asr.batching import Batching, SpeechBatch, halved, sorted_batch
 from experiments.asr.corpora import Corpus, SpeechBank, Utterance
 from experiments.asr.evaluation import Measured, measure
 from experiments.asr.features import FRAMES_PER_STEP
-from experiments.asr.loss import loss_per_character
+from experiments.asr.loss import mean_ctc_loss
 from experiments.asr.options import SpeechOptions
 from experiments.asr.sounds import SoundBatch, features_on
 from experiments.asr.speaker import SpeechUser, frames_in, frames_of, put_together
@@ -37,6 +37,7 @@ class SpeechTask:
     """Train a CTC model on the speakers of a corpus; measure it on speakers it never heard.
 
     splits: those of "dev" and "test" that the corpus has. latest: the last evaluation, if any.
+    loss_per: what the loss is the mean over, one of experiments.asr.loss.MEANS.
     """
 
     metric = "wer"
@@ -53,6 +54,7 @@ class SpeechTask:
         read_threads: int = 0,
         features: str = "auto",
         step_flops: Callable[[float], float] | None = None,
+        loss_per: str = "character",
     ) -> None:
         self.corpus = corpus
         self.tokens = tokens or Tokens()
@@ -64,6 +66,7 @@ class SpeechTask:
         self._read_threads = 0 if corpus.stored_features is not None else read_threads
         self._step_flops = step_flops
         self._features = features
+        self.loss_per = loss_per
         self._bank = SpeechBank(corpus, raw=features == "device")
         self._dropped: Counter[str] = Counter()
         usable = [utterance for utterance in corpus.utterances if self._fits(utterance)]
@@ -153,14 +156,23 @@ class SpeechTask:
         """Build the model with weights drawn from torch's global generator."""
         return self._build(self.tokens.labels)
 
+    def signature(self) -> Mapping[str, str]:
+        """Give the token set, which the head's shape does not tell."""
+        return {"characters": self.tokens.characters}
+
     def loss(self, model: torch.nn.Module, batch: SpeechBatch) -> torch.Tensor:
-        """Compute the CTC loss per character of one batch, in nats.
+        """Compute the CTC loss of one batch, in nats per character or per utterance.
 
         An utterance whose labels no longer fit its steps, after a stretch of time, counts zero.
         Reference: Graves et al. 2006, equation 5.
         """
         logits, lengths = self._forward(model, batch)
-        return _loss_per_character(logits, lengths, batch)
+        return self._mean_loss(logits, lengths, batch)
+
+    def _mean_loss(
+        self, logits: torch.Tensor, lengths: torch.Tensor, batch: SpeechBatch
+    ) -> torch.Tensor:
+        return mean_ctc_loss(logits, lengths, batch.targets, batch.target_lengths, self.loss_per)
 
     def _forward(
         self, model: torch.nn.Module, batch: SpeechBatch
@@ -183,10 +195,10 @@ class SpeechTask:
         self, batch: SpeechBatch | SoundBatch
     ) -> list[tuple[float, SpeechBatch | SoundBatch]]:
         """Cut a batch that the device's memory does not hold."""
-        return halved(batch)
+        return halved(batch, self.loss_per)
 
     def evaluate(self, model: torch.nn.Module, split: str) -> Mapping[str, float]:
-        """Measure loss per character and error rates (total errors / total, and by speaker).
+        """Measure the loss, a mean like that of training, and error rates in all and by speaker.
 
         Raises: SettingsError when the corpus has no such split.
         """
@@ -198,7 +210,9 @@ class SpeechTask:
         )
         was_training = model.training
         model.eval()
-        self.latest = measure(model, placed, self.tokens, self._forward, _loss_per_character)
+        self.latest = measure(
+            model, placed, self.tokens, self._forward, self._mean_loss, self.loss_per
+        )
         model.train(was_training)
         return self.latest.metrics
 
@@ -271,12 +285,6 @@ class SpeechTask:
         return float(np.mean([self.user_data(user).padding_share() for user in chosen]))
 
 
-def _loss_per_character(
-    logits: torch.Tensor, lengths: torch.Tensor, batch: SpeechBatch
-) -> torch.Tensor:
-    return loss_per_character(logits, lengths, batch.targets, batch.target_lengths)
-
-
 def _by_speaker(utterances: Iterable[Utterance]) -> dict[str, tuple[Utterance, ...]]:
     grouped: dict[str, list[Utterance]] = {}
     for utterance in utterances:
@@ -318,6 +326,7 @@ def _task_on(chosen: SpeechOptions, corpus: Corpus) -> SpeechTask:
         read_threads=chosen.read_threads,
         features=chosen.features,
         step_flops=_step_flops(chosen, tokens.labels),
+        loss_per=chosen.loss,
     )
 
 

@@ -35,7 +35,7 @@ from experiments.asr.features import (
     normalise_rows,
 )
 from experiments.asr.flops import forward_flops
-from experiments.asr.loss import loss_per_character
+from experiments.asr.loss import mean_ctc_loss
 from experiments.asr.model import PRESETS, ModelChanges, build_model, compile_blocks
 from experiments.benchmarks.server_step import commit
 from privacy.clipped_sum import ClippedSum
@@ -121,7 +121,7 @@ class User:
         ):
             logits, steps = self.model(features, speech.frames)
         with self.phase("loss"):
-            loss = loss_per_character(logits, steps, speech.targets, speech.letters)
+            loss = mean_ctc_loss(logits, steps, speech.targets, speech.letters)
         with self.phase("backward"):
             gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         with self.phase("local step"), torch.no_grad():
