@@ -38,7 +38,12 @@ class Task(Protocol):
     `halve(batch)`: cut a batch that the device's memory does not hold: list of (weight, batch),
     where the loss of the whole is the weighted sum of theirs (default: tensors by rows);
     `train_centrally(model, wanted, progress)`: train in one place, for `--strategy central`;
-    `describe()`: mapping of str to str, int or float for the report: corpus, hours, drops.
+    `describe()`: mapping of str to str, int or float for the report: corpus, hours, drops;
+    `findings()`: sequence of clients.findings.Finding, which only grows: each file or record that
+    was found faulty while reading, once; workers hand on what is new;
+    `amounts()`: mapping of str to int, which only grow: what was trained on, for example frames;
+    `describe_training(amounts, seconds)`: as `describe`, of a training whose workers took so many
+    seconds to read and train on these amounts.
     """
 
     def user_ids(self) -> Sequence[str]:

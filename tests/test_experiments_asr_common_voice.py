@@ -151,7 +151,7 @@ def test_published_lengths_are_taken_without_opening_the_clips(root: Path) -> No
     assert {item.seconds for item in corpus.utterances} == {2.5}
     bank = SpeechBank(corpus)
     assert bank.speech(corpus.utterances[0]) is None
-    assert bank.unreadable == 1
+    assert bank.notes.unreadable == 1
 
 
 def test_the_index_is_built_once_and_again_when_the_lists_change(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.findings import Finding
 from experiments.asr.augmentation import Augmentation, Variation
 from experiments.asr.batching import Batching, SpeechBatch, halved, sorted_batches
 from experiments.asr.corpora import Corpus, SpeechBank, Utterance
@@ -18,6 +19,7 @@ from experiments.asr.evaluation import Measured, measure
 from experiments.asr.features import FRAMES_PER_STEP
 from experiments.asr.loss import loss_per_character
 from experiments.asr.options import SpeechOptions
+from experiments.asr.reading import SPOKEN, ReadingNotes
 from experiments.asr.sounds import SoundBatch, features_on
 from experiments.asr.speaker import SpeechUser, frames_in, frames_of, put_together
 from experiments.asr.tokens import Tokens, steps_needed
@@ -64,7 +66,8 @@ class SpeechTask:
         self._read_threads = 0 if corpus.stored_features is not None else read_threads
         self._step_flops = step_flops
         self._features = features
-        self._bank = SpeechBank(corpus, raw=features == "device")
+        self._notes = ReadingNotes()
+        self._bank = SpeechBank(corpus, raw=features == "device", notes=self._notes)
         self._dropped: Counter[str] = Counter()
         usable = [utterance for utterance in corpus.utterances if self._fits(utterance)]
         self._users = _by_speaker(item for item in usable if item.split == "train")
@@ -105,7 +108,7 @@ class SpeechTask:
             self._features == "auto" and torch.device(device).type != "cpu"
         )
         if raw != self._bank.raw:
-            self._bank = SpeechBank(self.corpus, raw=raw)
+            self._bank = SpeechBank(self.corpus, raw=raw, notes=self._notes)
 
     def user_ids(self) -> Sequence[str]:
         """List the training speakers, sorted."""
@@ -260,9 +263,31 @@ class SpeechTask:
             facts["real-time factor of evaluation"] = round(self.latest.real_time_factor, 4)
             facts["padding share of evaluation"] = round(self.latest.padding_share, 4)
         counts = Counter(self.corpus.notes) + self._dropped
-        counts["unreadable when read"] += self._bank.unreadable
         facts.update({f"corpus: {reason}": count for reason, count in counts.items() if count})
-        return facts
+        return facts | self._notes.counts
+
+    def findings(self) -> Sequence[Finding]:
+        """Name what reading found so far: files that cannot be used, files that were mended."""
+        return self._notes.findings
+
+    def amounts(self) -> Mapping[str, int]:
+        """Count the speech that was given out for training so far."""
+        return self._notes.amounts
+
+    def describe_training(
+        self, amounts: Mapping[str, int], seconds: float
+    ) -> Mapping[str, str | int | float]:
+        """Say how much speech was trained on, and the seconds of work for one second of it.
+
+        seconds: of all workers together, for reading and training.
+        """
+        spoken = amounts.get(SPOKEN, 0) / 1000
+        if not spoken:
+            return {}
+        return {
+            "hours of speech trained on": round(spoken / 3600, 3),
+            "real-time factor of training": round(seconds / spoken, 4),
+        }
 
     def _padding_share(self) -> float:
         """Give the mean over users, at most 200 of them, evenly spaced."""
