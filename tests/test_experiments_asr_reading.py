@@ -74,6 +74,7 @@ def _check_report(report: dict[str, Any], folder: Path) -> None:
     assert data["real-time factor of training"] > 0
     assert data["real-time factor of evaluation"] > 0
     assert 0 <= data["padding share of evaluation"] < 0.5
+    assert report["utility"]["measured"]["dev"]["evaluated_utterances"] == 2
     # In each round four users take three steps of one utterance of 98 frames.
     rows = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     assert [row["amounts"] for row in rows[1:]] == [{SPOKEN: 4 * 3 * 980}] * 2
@@ -94,6 +95,22 @@ def test_a_private_run_counts_names_and_survives_damaged_files(
         assert sum(name in message for message in caplog.messages) == 1
     again = simulate(settings, output=tmp_path / "run", resume=True).report["utility"]["data"]
     assert again == result.report["utility"]["data"]
+
+
+def test_a_run_whose_evaluation_reads_nothing_has_no_error_rate(
+    corpus: Path, tmp_path: Path
+) -> None:
+    from fedopt.cli_run import summary
+    from fedopt.simulation import simulate
+
+    for path in (corpus / "dev-clean").rglob("*.flac"):
+        _damage(path)
+    result = simulate(build_settings(_settings(corpus, "local")), output=tmp_path / "run")
+    utility = result.report["utility"]
+    assert utility["final"] is None
+    assert utility["history"] == []
+    assert utility["measured"] == {"dev": {"evaluated_utterances": 0}}
+    assert "wer: - -> - on development" in summary(result)
 
 
 _CHILD = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import pickle
 from pathlib import Path
@@ -273,7 +274,33 @@ def test_error_rates_by_speaker_are_percentiles_over_speakers() -> None:
     assert metrics["wer_p90"] == pytest.approx(0.9)
     assert measured.real_time_factor == 0.25
     assert measured.padding_share == pytest.approx(0.2)
-    assert Measured(0.0, {}, 0.0, 0.0, 1.0).metrics["wer_p90"] == 0.0
+    assert Measured(0.0, {}, 0.0, 0.0, 1.0).metrics == {}
+
+
+@pytest.mark.parametrize(("broken", "read"), [("broken", 0), ("good", 1)])
+def test_an_evaluation_that_could_not_read_all_says_so_and_never_looks_perfect(
+    broken: str, read: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    utterances = (
+        _spoken("a", "train", "fits", 1.0),
+        _spoken("e", "dev", broken, 1.0),
+        _spoken("f", "dev", "broken", 1.0),
+    )
+    built = SpeechTask(
+        Corpus("hand-made", utterances, _read), lambda labels: build_model("tiny", labels)
+    )
+    with caplog.at_level(logging.WARNING, "experiments.asr.task"):
+        for _ in range(2):
+            metrics = built.evaluate(built.model(), "dev")
+    assert metrics["evaluated_utterances"] == read
+    assert ("wer" in metrics, "loss" in metrics) == (bool(read), bool(read))
+    (said,) = [each.message for each in caplog.records if each.name == "experiments.asr.task"]
+    assert said == (
+        "Evaluated 1 of 2 utterances of the dev split"
+        if read
+        else "No utterance of the dev split can be read, so it has no wer"
+    )
+    assert ("real-time factor of evaluation" in built.describe()) == bool(read)
 
 
 def test_an_evaluation_tells_its_speed_and_padding(speech: SpeechTask) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 LONGEST_SECONDS = 30.0
 _EVALUATION_FRAMES = 6_000
 _USERS_LOOKED_AT = 200
+
+_log = logging.getLogger(__name__)
 
 
 class SpeechTask:
@@ -77,6 +80,7 @@ class SpeechTask:
             if any(item.split == split for item in usable)
         }
         self.splits = tuple(self._held_out)
+        self._covered: dict[str, int] = {}
 
     def _fits(self, utterance: Utterance) -> bool:
         """Say whether CTC can learn the utterance; count the reason where it cannot."""
@@ -191,6 +195,8 @@ class SpeechTask:
     def evaluate(self, model: torch.nn.Module, split: str) -> Mapping[str, float]:
         """Measure loss per character and error rates (total errors / total, and by speaker).
 
+        evaluated_utterances: how many were read, where it is not the whole split. Where it is 0,
+        loss and error rates are not there.
         Raises: SettingsError when the corpus has no such split.
         """
         if split not in self.splits:
@@ -203,7 +209,20 @@ class SpeechTask:
         model.eval()
         self.latest = measure(model, placed, self.tokens, self._forward, _loss_per_character)
         model.train(was_training)
-        return self.latest.metrics
+        return self.latest.metrics | self._part_read(split, self.latest.utterances)
+
+    def _part_read(self, split: str, read: int) -> dict[str, float]:
+        """Say, and log once, that an evaluation did not cover its whole split."""
+        wanted = len(self._held_out[split])
+        if read < self._covered.get(split, wanted):
+            if read:
+                _log.warning("Evaluated %d of %d utterances of the %s split", read, wanted, split)
+            else:
+                _log.warning(
+                    "No utterance of the %s split can be read, so it has no %s", split, self.metric
+                )
+        self._covered[split] = read
+        return {"evaluated_utterances": read} if read < wanted else {}
 
     def _evaluation_batches(
         self, split: str
@@ -259,7 +278,7 @@ class SpeechTask:
             facts[f"{split} utterances"] = len(items)
         if trained:
             facts["padding share of batches"] = round(self._padding_share(), 4)
-        if self.latest is not None:
+        if self.latest is not None and self.latest.utterances:
             facts["real-time factor of evaluation"] = round(self.latest.real_time_factor, 4)
             facts["padding share of evaluation"] = round(self.latest.padding_share, 4)
         counts = Counter(self.corpus.notes) + self._dropped
