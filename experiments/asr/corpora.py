@@ -116,8 +116,9 @@ class SpeechBank:
         try:
             samples = checked_samples(self._corpus.read_samples(utterance))
             speech = samples if self.raw else utterance_features(samples)
-        except UnreadableAudio as problem:
-            self.notes.note_unreadable(utterance.key, str(problem))
+        except (UnreadableAudio, RuntimeError, MemoryError) as problem:
+            # Whatever a library makes of a damaged file, it costs this utterance alone.
+            self.notes.note_unreadable(utterance.key, str(problem) or type(problem).__name__)
             return None
         self.notes.note_mended(utterance.key, self._corpus.mended.pop(utterance.key, ()))
         return speech
