@@ -239,7 +239,9 @@ def _read(utterance: Utterance) -> np.ndarray:
     return generator.normal(0, 0.1, int(utterance.seconds * 16000)).astype(np.float32)
 
 
-def test_what_cannot_be_learned_is_left_out_and_counted() -> None:
+def test_what_cannot_be_learned_is_left_out_named_and_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     corpus = Corpus(
         "hand-made",
         (
@@ -253,7 +255,12 @@ def test_what_cannot_be_learned_is_left_out_and_counted() -> None:
         _read,
         notes={"missing audio": 2},
     )
-    built = SpeechTask(corpus, lambda labels: build_model("tiny", labels))
+    with caplog.at_level(logging.WARNING):
+        built = SpeechTask(corpus, lambda labels: build_model("tiny", labels))
+    assert caplog.messages == [
+        "Skipped b in hand-made: more labels than steps",
+        "Skipped c in hand-made: longer than 30 seconds",
+    ]
     assert list(built.user_ids()) == ["speaker-a", "speaker-d"]
     assert built.splits == ("dev",)
     assert list(built.user_data("speaker-d").batches(np.random.default_rng(0))) == []

@@ -26,9 +26,10 @@ _ZERO_CROSSINGS, _ROLLOFF = 6, 0.99
 _log = logging.getLogger(__name__)
 
 
-def read_audio(path: Path) -> NDArray[np.float32]:
+def read_audio(path: Path, notes: Counter[str] | None = None) -> NDArray[np.float32]:
     """Give (samples,) float32, mono, 16 kHz; channels are averaged, other rates resampled.
 
+    notes: counts what had to be mended, as in measure_audio.
     Raises: UnreadableAudio when the file is missing, cannot be decoded, or would take far more
     memory than an utterance does.
     """
@@ -43,6 +44,8 @@ def read_audio(path: Path) -> NDArray[np.float32]:
         raise UnreadableAudio(f"{path} cannot be decoded ({error})") from error
     if samples is None:
         raise UnreadableAudio(f"{path} {problem}")
+    if notes is not None:
+        _note_mended(path, rate, samples.shape[1], notes)
     return resample(samples.mean(axis=1, dtype=np.float32), rate)
 
 
@@ -97,6 +100,16 @@ def measure_audio(path: Path, notes: Counter[str]) -> float | None:
     if problem:
         _log.info("%s %s", path, problem)
         return None
-    notes["other sample rate, resampled"] += header.samplerate != SAMPLE_RATE
-    notes["several channels, mixed down"] += header.channels > 1
+    _note_mended(path, header.samplerate, header.channels, notes)
     return float(header.frames / header.samplerate)
+
+
+def _note_mended(path: Path, rate: int, channels: int, notes: Counter[str]) -> None:
+    """Count what is mended when a file is read, and name the file for those who debug."""
+    found = {
+        "other sample rate, resampled": rate != SAMPLE_RATE,
+        "several channels, mixed down": channels > 1,
+    }
+    for what in (what for what, true in found.items() if true):
+        notes[what] += 1
+        _log.debug("%s: %s", path, what)

@@ -18,6 +18,7 @@ from experiments.asr.batching import Batching, SpeechBatch, halved, sorted_batch
 from experiments.asr.corpora import Corpus, SpeechBank, Utterance
 from experiments.asr.evaluation import Measured, measure
 from experiments.asr.features import FRAMES_PER_STEP
+from experiments.asr.index import Drops
 from experiments.asr.loss import loss_per_character
 from experiments.asr.options import SpeechOptions
 from experiments.asr.reading import SPOKEN, ReadingNotes
@@ -71,7 +72,7 @@ class SpeechTask:
         self._features = features
         self._notes = ReadingNotes()
         self._bank = SpeechBank(corpus, raw=features == "device", notes=self._notes)
-        self._dropped: Counter[str] = Counter()
+        self._dropped = Drops()
         usable = [utterance for utterance in corpus.utterances if self._fits(utterance)]
         self._users = _by_speaker(item for item in usable if item.split == "train")
         self._held_out = {
@@ -83,7 +84,7 @@ class SpeechTask:
         self._covered: dict[str, int] = {}
 
     def _fits(self, utterance: Utterance) -> bool:
-        """Say whether CTC can learn the utterance; count the reason where it cannot."""
+        """Say whether CTC can learn the utterance; name and count it where it cannot."""
         reason = ""
         frames = frames_of(utterance)
         if self.tokens.unknown(utterance.text):
@@ -95,7 +96,7 @@ class SpeechTask:
         elif utterance.split == "train" and self._needed(utterance) > frames // FRAMES_PER_STEP:
             reason = "more labels than steps"
         if reason:
-            self._dropped[reason] += 1
+            self._dropped.add(reason, utterance.key, self.corpus.name)
         return not reason
 
     def _needed(self, utterance: Utterance) -> int:
@@ -281,7 +282,7 @@ class SpeechTask:
         if self.latest is not None and self.latest.utterances:
             facts["real-time factor of evaluation"] = round(self.latest.real_time_factor, 4)
             facts["padding share of evaluation"] = round(self.latest.padding_share, 4)
-        counts = Counter(self.corpus.notes) + self._dropped
+        counts = Counter(self.corpus.notes) + self._dropped.notes
         facts.update({f"corpus: {reason}": count for reason, count in counts.items() if count})
         return facts | self._notes.counts
 
