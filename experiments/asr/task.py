@@ -280,7 +280,7 @@ class SpeechTask:
         if trained:
             facts["padding share of batches"] = round(self._padding_share(), 4)
         if self.latest is not None and self.latest.utterances:
-            facts["real-time factor of evaluation"] = round(self.latest.real_time_factor, 4)
+            facts["real-time factor of evaluation"] = float(f"{self.latest.real_time_factor:.4g}")
             facts["padding share of evaluation"] = round(self.latest.padding_share, 4)
         counts = Counter(self.corpus.notes) + self._dropped.notes
         facts.update({f"corpus: {reason}": count for reason, count in counts.items() if count})
@@ -306,7 +306,7 @@ class SpeechTask:
             return {}
         return {
             "hours of speech trained on": round(spoken / 3600, 3),
-            "real-time factor of training": round(seconds / spoken, 4),
+            "real-time factor of training": float(f"{seconds / spoken:.4g}"),
         }
 
     def _padding_share(self) -> float:
