@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from clients.findings import Finding
 from privacy.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ REPLY_SECONDS = 5.0
 """What a message may take besides training: its way out and back, noise, a slow machine."""
 
 WEIGHTS, CONFIG, TOTAL, METRICS, FAULTS = "arrays", "config", "partial-sum", "metrics", "faults"
+FINDINGS = "findings"
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ class PartialSum:
     total: int64 (coordinates,), in units of the grid spacing.
     noise_shares: how many users' shares are inside. layer_clipped: users clipped, by layer.
     layer_norms, layer_norms_clipped: sums over users of the layers' norms before and after, in
-    units of NORM_SPACING; integers, so that their sums have no order.
+    units of NORM_SPACING; integers, so that their sums have no order. findings: what was found in
+    the data since the worker's reply before. amounts: what was trained on, in whole numbers.
     """
 
     total: NDArray[np.int64]
@@ -146,6 +149,8 @@ class PartialSum:
     phases: Mapping[str, float] = field(default_factory=dict)
     layer_norms: tuple[int, ...] = ()
     layer_norms_clipped: tuple[int, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    amounts: Mapping[str, int] = field(default_factory=dict)
 
 
 Part = TypeVar("Part", MechanismSettings, StreamSettings, LocalWork)
@@ -237,6 +242,7 @@ def encode_reply(partial: PartialSum, message: Message) -> Message:
         "num-examples": len(outcomes),
     }
     metrics |= {f"seconds-{name}": float(value) for name, value in partial.phases.items()}
+    metrics |= {f"amount-{name}": int(value) for name, value in partial.amounts.items()}
     faults: dict[str, Any] = {str(o.user): o.fault for o in outcomes if o.fault}
     content = RecordDict(
         {
@@ -245,6 +251,8 @@ def encode_reply(partial: PartialSum, message: Message) -> Message:
             FAULTS: ConfigRecord(faults),
         }
     )
+    if partial.findings:
+        content[FINDINGS] = _findings_record(partial.findings)
     return Message(content, reply_to=message)
 
 
@@ -270,12 +278,37 @@ def decode_reply(message: Message) -> PartialSum:
         layer_norms=tuple(metrics["layer-norms"]),
         layer_norms_clipped=tuple(metrics["layer-norms-clipped"]),
         peak_megabytes=metrics["peak-megabytes"],
-        phases={
-            key.removeprefix("seconds-"): value
-            for key, value in metrics.items()
-            if key.startswith("seconds-")
-        },
+        phases=_named(metrics, "seconds-"),
+        findings=_findings(message),
+        amounts=_named(metrics, "amount-"),
     )
+
+
+def _named(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {
+        key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)
+    }
+
+
+def _findings_record(found: Sequence[Finding]) -> ConfigRecord:
+    """Pack findings by column; file names may hold what is no UTF-8, which a record refuses."""
+    columns: dict[str, Any] = {
+        name: [_sendable(getattr(each, name)) for each in found] for name in ("what", "name", "why")
+    }
+    return ConfigRecord(columns)
+
+
+def _findings(message: Message) -> tuple[Finding, ...]:
+    """Read findings; a worker that found nothing, or of an older version, sends none."""
+    if FINDINGS not in message.content:
+        return ()
+    columns = _table(message, FINDINGS)
+    rows = zip(columns["what"], columns["name"], columns["why"], strict=True)
+    return tuple(Finding(*row) for row in rows)
+
+
+def _sendable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def seconds_allowed(message: Message) -> float:

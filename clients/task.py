@@ -40,7 +40,12 @@ class Task(Protocol):
     `train_centrally(model, wanted, progress)`: train in one place, for `--strategy central`;
     `signature()`: mapping of str to str, what the weights depend on and their shapes do not show,
     such as a token set: model files carry it, and `--init-from` refuses a file with another one;
-    `describe()`: mapping of str to str, int or float for the report: corpus, hours, drops.
+    `describe()`: mapping of str to str, int or float for the report: corpus, hours, drops;
+    `findings()`: sequence of clients.findings.Finding, which only grows: each file or record that
+    was found faulty while reading, once; workers hand on what is new;
+    `amounts()`: mapping of str to int, which only grow: what was trained on, for example frames;
+    `describe_training(amounts, seconds)`: as `describe`, of a training whose workers took so many
+    seconds to read and train on these amounts.
     """
 
     def user_ids(self) -> Sequence[str]:

@@ -12,6 +12,7 @@ from typing import Protocol, TypeGuard
 
 import torch
 
+from clients.findings import News
 from clients.local_training import LocalTrainer, UserFault
 from clients.many_users import LoadedUser, StackTrainer, load_user, stacks_of
 from clients.protocol import (
@@ -81,6 +82,7 @@ class Worker:
         self.trainer = LocalTrainer(task, device)
         self.sum = ClippedSum(self.trainer.sizes, self.trainer.device)
         self.stacks = StackTrainer(self.trainer, 0)
+        self.news = News(task)
 
     def train(self, request: TrainRequest) -> PartialSum:
         """Train every piece of a request and add up clipped updates and noise shares."""
@@ -102,11 +104,14 @@ class Worker:
             layer_norms_clipped=tuple(self.tally.norms_clipped),
             peak_megabytes=peak_megabytes(self.trainer.device),
             phases=dict(self.phases),
+            findings=self.news.findings(),
+            amounts=self.news.amounts(),
         )
 
     def _begin(self, request: TrainRequest) -> None:
         """Take the round's weights and forget the request before."""
         mechanism = request.mechanism
+        self.news.start()
         self.trainer.receive(request.weights)
         self.sum.start(mechanism.clipping, mechanism.bounds, mechanism.grid_spacing)
         self.tally = LayerTally(len(self.trainer.sizes))

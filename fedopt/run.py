@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedopt import run_directory
 from fedopt.config import Settings
+from fedopt.data_findings import DataFindings
 from fedopt.run_log import RunLog
 from privacy.plan import PrivacyPlan
 from privacy.seeds import Streams
@@ -36,7 +38,8 @@ class Result:
 class Run:
     """Hold the parts of one run while it goes.
 
-    note: what there is to say before it starts, in one sentence.
+    note: what there is to say before it starts, in one sentence. findings: what was found in the
+    data so far, by whichever process read it.
     """
 
     settings: Settings
@@ -53,6 +56,11 @@ class Run:
     history: list[Row] = field(default_factory=list)
     latest: RoundRecord | None = None
     note: str = ""
+    findings: DataFindings = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Go on with what was found before a restart."""
+        self.findings = DataFindings(self.folder / run_directory.FINDINGS)
 
     @property
     def streams(self) -> Streams:

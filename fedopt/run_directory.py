@@ -30,6 +30,7 @@ CONFIG, PROVENANCE, ROUNDS, LEDGER, MODEL = (
 CHECKPOINTS = "checkpoints"
 LOCK, PARTIAL = ".lock", ".partial"
 AUDIT = "audit.json"
+FINDINGS = "data-findings.jsonl"
 REPORT_JSON, REPORT_HTML = "privacy-report.json", "privacy-report.html"
 
 
@@ -155,7 +156,7 @@ def opened(folder: Path) -> Iterator[None]:
 def _clear(folder: Path, made: Sequence[Path]) -> None:
     """Remove the beginning of a run, and the folders that were made for it and are empty."""
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    for name in (CONFIG, PROVENANCE, ROUNDS, LEDGER, LOCK):
+    for name in (CONFIG, PROVENANCE, ROUNDS, LEDGER, FINDINGS, LOCK):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         for place in made:

@@ -73,6 +73,7 @@ def build_cohorts(run: Run, population: DealtPopulation | None = None) -> Cohort
         ceiling=settings.privacy.epsilon,
         accountant=settings.privacy.accountant,
         repeatable=settings.engine.device == "cpu",
+        on_findings=run.findings.add,
     )
 
 

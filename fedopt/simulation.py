@@ -202,6 +202,8 @@ def _run(
     run: Run, on_start: Callback | None, given: Grid | None, *, report: bool, resumed: bool
 ) -> Result:
     _note(run, describe(run))
+    # In one process the task that reads names what it finds itself.
+    run.findings.logs = given is not None or run.settings.engine.engine != "local"
     if on_start is not None:
         on_start(announcement(run))
     from fedopt.report import load_libraries
@@ -231,7 +233,7 @@ def _close(run: Run, report: bool) -> dict[str, Any]:
     run_directory.write_model(run.folder, weights_of_model(run.model), signature_of(run.task))
     digest = run_directory.file_digest(run.folder / run_directory.MODEL)
     ended = datetime.now(UTC).isoformat(timespec="seconds")
-    _note(run, {"ended": ended, "model_sha256": digest})
+    _note(run, {"ended": ended, "model_sha256": digest, "data": data_at_the_end(run)})
     keep_result(run.folder)
     return write_report(run.folder) if report else {}
 
@@ -245,14 +247,29 @@ def describe(run: Run) -> dict[str, Any]:
     """Describe model and data for the report."""
     from clients.local_training import trainable
 
-    about = getattr(run.task, "describe", dict)
+    known = run_directory.read_provenance(run.folder).get("data", {})
     return {
         "data_users": len(run.task.user_ids()),
         "users_hash": users_hash(run.task.user_ids()),
         "metric": getattr(run.task, "metric", "loss"),
         "layers": [[name, p.numel()] for name, p in trainable(run.model).items()],
-        "data": about(),
+        "data": known | dict(getattr(run.task, "describe", dict)()),
     }
+
+
+def data_at_the_end(run: Run) -> dict[str, Any]:
+    """Describe the data once more, with what was found and trained on meanwhile, by anyone."""
+    from strategies.round_record import added_up
+
+    if hasattr(run.task, "findings"):
+        run.findings.add(run.task.findings(), logged=False)
+    found: dict[str, Any] = describe(run)["data"]
+    if hasattr(run.task, "describe_training"):
+        phases = added_up(row.get("seconds_by_phase", {}) for row in run.history)
+        seconds = phases.get("data", 0.0) + phases.get("training", 0.0)
+        amounts = added_up(row.get("amounts", {}) for row in run.history)
+        found |= run.task.describe_training(amounts, seconds)
+    return found | run.findings.counts
 
 
 @contextlib.contextmanager

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from clients.protocol import LocalWork, UserOutcome
+from clients.findings import Finding
+from clients.protocol import LocalWork
 from privacy.accounting import Accountant
 from privacy.errors import WorkersLost
 from privacy.ledger import Ledger
@@ -16,7 +17,7 @@ from privacy.plan import PrivacyPlan
 from privacy.seeds import Streams
 from strategies.checkpoint import CheckpointFolder
 from strategies.cohort_round import CohortRound, Population
-from strategies.private_training import Account, PrivateTraining, Send
+from strategies.private_training import Account, PrivateTraining, RoundInFlight, Send
 from strategies.server_model import ServerModel
 
 
@@ -25,7 +26,8 @@ class Cohorts:
     """State the population mode of a strategy: whose data, which work, which streams and ledger.
 
     ceiling: epsilon that no round may pass, over all runs on the ledger; None for none.
-    repeatable: a repeated round has the same bytes (CPU, streams from the seed).
+    repeatable: a repeated round has the same bytes (CPU, streams from the seed). on_findings: told
+    of what workers found in the data, once its round is visible.
     """
 
     population: Population
@@ -35,6 +37,7 @@ class Cohorts:
     ceiling: float | None = None
     accountant: Accountant = "rdp"
     repeatable: bool = True
+    on_findings: Callable[[Sequence[Finding]], None] = lambda found: None
 
     @property
     def account(self) -> Account:
@@ -90,6 +93,9 @@ class CohortTraining(PrivateTraining):
             nodes = sorted(grid.get_node_ids())
             messages = self.in_flight.retry_messages(self.arrays, nodes)
 
-    def learn(self, outcomes: Mapping[int, UserOutcome]) -> None:
-        """Learn users' costs, for dealing the next rounds."""
-        self.cohorts.population.learn(outcomes.values())
+    def learn(self, finished: RoundInFlight) -> None:
+        """Learn users' costs, for dealing the next rounds, and what was found in the data."""
+        self.cohorts.population.learn(finished.outcomes.values())
+        for partial in finished.partials:
+            if partial.findings:
+                self.cohorts.on_findings(partial.findings)

@@ -7,7 +7,7 @@ commit, rename; only then is anything of the round shown, evaluated or sent on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -99,8 +99,8 @@ class PrivateTraining:
         assert self.in_flight is not None
         self.in_flight.take(send(messages) if messages else [])
 
-    def learn(self, outcomes: Mapping[int, UserOutcome]) -> None:
-        """Learn from a finished round what speeds up the next; nothing by default."""
+    def learn(self, finished: RoundInFlight) -> None:
+        """Learn from a round that is visible; nothing by default."""
 
     def restore(self) -> int:
         """Go back to the last committed round; returns its number, 0 where there is none."""
@@ -179,7 +179,7 @@ class PrivateTraining:
         self.arrays = weights_record(self.model.arrays())
         record = self._record(current, step_norm, timed)
         self._keep(record)
-        self.learn(current.outcomes)
+        self.learn(current)
         self.in_flight, self.record = None, record
         return record
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from clients.protocol import NORM_SPACING, PartialSum, UserOutcome
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class RoundRecord:
     None where infinite. train_loss, update_norm (mean L2 norm before clipping), clipped_fraction,
     layer_clipped (share of users by layer), layer_norms and layer_norms_clipped (mean L2 norm by
     layer, before and after clipping): not private. noise_std: on the mean, per coordinate.
-    step_norm: L2 norm of the change of the weights. faults: reason by user number.
+    step_norm: L2 norm of the change of the weights. faults: reason by user number. amounts: what
+    was trained on, as the task counts it.
     """
 
     round: int
@@ -38,6 +41,7 @@ class RoundRecord:
     seconds: float = 0.0
     seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
     peak_memory_megabytes: float = 0.0
+    amounts: Mapping[str, int] = field(default_factory=dict)
 
 
 def outcome_numbers(
@@ -58,7 +62,8 @@ def outcome_numbers(
         "layer_norms_clipped": _norms([p.layer_norms_clipped for p in partials], count),
         "faults": {str(outcome.user): outcome.fault for outcome in ordered if outcome.fault},
         "peak_memory_megabytes": max((partial.peak_megabytes for partial in partials), default=0.0),
-        "seconds_by_phase": _phases(partials),
+        "seconds_by_phase": added_up(partial.phases for partial in partials),
+        "amounts": added_up(partial.amounts for partial in partials),
     }
 
 
@@ -75,9 +80,10 @@ def _norms(columns: Sequence[Sequence[int]], count: int) -> list[float]:
     return [float(f"{total * NORM_SPACING / count:.6g}") for total in _sums(columns)]
 
 
-def _phases(partials: Sequence[PartialSum]) -> dict[str, float]:
-    totals: dict[str, float] = {}
-    for partial in partials:
-        for name, seconds in partial.phases.items():
-            totals[name] = totals.get(name, 0.0) + seconds
+def added_up(tables: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
+    """Add up numbers by name."""
+    totals: dict[str, Number] = {}
+    for table in tables:
+        for name, value in table.items():
+            totals[name] = totals[name] + value if name in totals else value
     return totals

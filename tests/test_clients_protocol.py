@@ -11,8 +11,10 @@ from flwr.app import ConfigRecord
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clients.findings import Finding
 from clients.protocol import (
     CONFIG,
+    FINDINGS,
     REPLY_SECONDS,
     WEIGHTS,
     LocalWork,
@@ -46,6 +48,9 @@ OUTCOMES = st.lists(
     ),
     max_size=5,
     unique_by=lambda outcome: outcome.user,
+).map(tuple)
+FOUND = st.lists(
+    st.builds(Finding, st.text(max_size=9), st.text(max_size=9), st.text(max_size=9)), max_size=3
 ).map(tuple)
 QUICK = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -82,20 +87,36 @@ def test_a_request_comes_out_as_it_went_in(
 
 
 @QUICK
-@given(outcomes=OUTCOMES, shares=st.integers(0, 9), layers=st.integers(0, 4))
+@given(outcomes=OUTCOMES, shares=st.integers(0, 9), layers=st.integers(0, 4), found=FOUND)
 def test_a_reply_comes_out_as_it_went_in(
-    outcomes: tuple[UserOutcome, ...], shares: int, layers: int
+    outcomes: tuple[UserOutcome, ...], shares: int, layers: int, found: tuple[Finding, ...]
 ) -> None:
     total = np.array([2**61, -(2**61), 0, 7], dtype=np.int64)
     norms, after = tuple(range(5, 5 + layers)), tuple(range(2**60, 2**60 + layers))
     clipped = tuple(range(layers))
-    partial = PartialSum(total, outcomes, shares, clipped, 12.5, {"noise": 0.25}, norms, after)
-    found = decode_reply(encode_reply(partial, sent((), LocalWork())))
-    assert found.total.tobytes() == total.tobytes()
-    assert found.outcomes == outcomes
-    assert (found.noise_shares, found.layer_clipped) == (shares, clipped)
-    assert (found.layer_norms, found.layer_norms_clipped) == (norms, after)
-    assert (found.peak_megabytes, dict(found.phases)) == (12.5, {"noise": 0.25})
+    phases, amounts = {"noise": 0.25}, {"frames of speech": 2**50}
+    partial = PartialSum(
+        total, outcomes, shares, clipped, 12.5, phases, norms, after, found, amounts
+    )
+    back = decode_reply(encode_reply(partial, sent((), LocalWork())))
+    assert back.total.tobytes() == total.tobytes()
+    assert back.outcomes == outcomes
+    assert (back.noise_shares, back.layer_clipped) == (shares, clipped)
+    assert (back.layer_norms, back.layer_norms_clipped) == (norms, after)
+    assert (back.peak_megabytes, dict(back.phases)) == (12.5, phases)
+    assert (back.findings, dict(back.amounts)) == (found, amounts)
+
+
+def test_a_reply_of_a_worker_that_sends_no_findings_is_read() -> None:
+    reply = encode_reply(PartialSum(np.zeros(1, np.int64), (), 0), sent((), LocalWork()))
+    assert FINDINGS not in reply.content
+    assert (decode_reply(reply).findings, decode_reply(reply).amounts) == ((), {})
+
+
+def test_a_file_name_that_is_no_text_can_be_sent() -> None:
+    partial = PartialSum(np.zeros(1, np.int64), (), 0, findings=(Finding("odd", "a\udcff.wav"),))
+    reply = encode_reply(partial, sent((), LocalWork()))
+    assert [each.name for each in decode_reply(reply).findings] == ["a\\udcff.wav"]
 
 
 def test_a_reply_carries_the_label_of_its_request() -> None:

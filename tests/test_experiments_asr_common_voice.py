@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -166,7 +167,44 @@ def test_published_lengths_are_taken_without_opening_the_clips(root: Path) -> No
     assert {item.seconds for item in corpus.utterances} == {2.5}
     bank = SpeechBank(corpus)
     assert bank.speech(corpus.utterances[0]) is None
-    assert bank.unreadable == 1
+    assert bank.notes.unreadable == 1
+
+
+def test_with_published_lengths_what_is_mended_is_counted_when_it_is_read(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stereo = add(root, "train", "bert", "b2.wav", "Loud")
+    soundfile.write(str(stereo), np.stack([_tone(1.0), _tone(1.0)], axis=1), 48000)
+    soundfile.write(str(add(root, "train", "bert", "b3.wav", "Plain")), _tone(1.0, 16000), 16000)
+    clips = [path.name for path in (root / "clips").iterdir()]
+    (root / "clip_durations.tsv").write_text("".join(f"{name}\t1000\n" for name in clips))
+    built = task(dataset="common-voice", data_root=root, cache_dir=root / "cache")
+    assert not built.corpus.notes
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            assert list(built.user_data("bert").batches(np.random.default_rng(0)))
+    facts = built.describe()
+    assert facts["corpus: other sample rate, resampled when read"] == 2
+    assert facts["corpus: several channels, mixed down when read"] == 1
+    assert sum("b2.wav" in message for message in caplog.messages) == 2
+    assert "b3.wav" not in caplog.text
+    assert not built.corpus.mended
+
+
+def test_every_drop_is_listed_beside_the_cached_index_and_the_log_says_where(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(60):
+        add(root, "train", "anna", f"x{number}.wav", "...")
+    for _ in ("built", "loaded from the cache"):
+        caplog.clear()
+        assert _read(root, cache_dir=tmp_path / "cache").notes["empty text"] == 60
+        (listed,) = (tmp_path / "cache").glob("dropped-*.jsonl")
+        assert str(listed) in caplog.text
+    rows = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert [row["what"] for row in rows] == [f"x{number}.wav" for number in range(60)]
+    assert {row["reason"] for row in rows} == {"empty text"}
+    assert {row["where"] for row in rows} == {str(root / "train.tsv")}
 
 
 def test_the_index_is_built_once_and_again_when_the_lists_change(

@@ -124,7 +124,7 @@ def test_audio_that_breaks_while_it_is_read_is_skipped_from_then_on(
     bank = SpeechBank(corpus)
     assert bank.speech(item) is None
     assert bank.speech(item) is None
-    assert bank.unreadable == 1
+    assert bank.notes.unreadable == 1
     assert caplog.text.count("50-1-0000") >= 1
     assert bank.speech(corpus.utterances[0]) is not None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import pickle
 from pathlib import Path
@@ -238,7 +239,9 @@ def _read(utterance: Utterance) -> np.ndarray:
     return generator.normal(0, 0.1, int(utterance.seconds * 16000)).astype(np.float32)
 
 
-def test_what_cannot_be_learned_is_left_out_and_counted() -> None:
+def test_what_cannot_be_learned_is_left_out_named_and_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     corpus = Corpus(
         "hand-made",
         (
@@ -252,7 +255,12 @@ def test_what_cannot_be_learned_is_left_out_and_counted() -> None:
         _read,
         notes={"missing audio": 2},
     )
-    built = SpeechTask(corpus, lambda labels: build_model("tiny", labels))
+    with caplog.at_level(logging.WARNING):
+        built = SpeechTask(corpus, lambda labels: build_model("tiny", labels))
+    assert caplog.messages == [
+        "Skipped b in hand-made: more labels than steps",
+        "Skipped c in hand-made: longer than 30 seconds",
+    ]
     assert list(built.user_ids()) == ["speaker-a", "speaker-d"]
     assert built.splits == ("dev",)
     assert list(built.user_data("speaker-d").batches(np.random.default_rng(0))) == []
@@ -273,7 +281,33 @@ def test_error_rates_by_speaker_are_percentiles_over_speakers() -> None:
     assert metrics["wer_p90"] == pytest.approx(0.9)
     assert measured.real_time_factor == 0.25
     assert measured.padding_share == pytest.approx(0.2)
-    assert Measured(0.0, {}, 0.0, 0.0, 1.0).metrics["wer_p90"] == 0.0
+    assert Measured(0.0, {}, 0.0, 0.0, 1.0).metrics == {}
+
+
+@pytest.mark.parametrize(("broken", "read"), [("broken", 0), ("good", 1)])
+def test_an_evaluation_that_could_not_read_all_says_so_and_never_looks_perfect(
+    broken: str, read: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    utterances = (
+        _spoken("a", "train", "fits", 1.0),
+        _spoken("e", "dev", broken, 1.0),
+        _spoken("f", "dev", "broken", 1.0),
+    )
+    built = SpeechTask(
+        Corpus("hand-made", utterances, _read), lambda labels: build_model("tiny", labels)
+    )
+    with caplog.at_level(logging.WARNING, "experiments.asr.task"):
+        for _ in range(2):
+            metrics = built.evaluate(built.model(), "dev")
+    assert metrics["evaluated_utterances"] == read
+    assert ("wer" in metrics, "loss" in metrics) == (bool(read), bool(read))
+    (said,) = [each.message for each in caplog.records if each.name == "experiments.asr.task"]
+    assert said == (
+        "Evaluated 1 of 2 utterances of the dev split"
+        if read
+        else "No utterance of the dev split can be read, so it has no wer"
+    )
+    assert ("real-time factor of evaluation" in built.describe()) == bool(read)
 
 
 def test_an_evaluation_tells_its_speed_and_padding(speech: SpeechTask) -> None:

@@ -49,6 +49,14 @@ def test_means_are_over_users_that_contributed_and_faults_are_named() -> None:
     assert numbers["peak_memory_megabytes"] == 20.0
 
 
+def test_amounts_are_added_up_over_workers() -> None:
+    partials = [
+        PartialSum(np.zeros(1, np.int64), (), 0, amounts=amounts)
+        for amounts in ({"frames": 2**60}, {}, {"frames": 3, "words": 1})
+    ]
+    assert outcome_numbers({}, partials)["amounts"] == {"frames": 2**60 + 3, "words": 1}
+
+
 def test_a_round_of_nobody_has_no_means() -> None:
     numbers = outcome_numbers({}, [])
     assert (numbers["cohort"], numbers["replies"]) == (0, 0)

@@ -54,9 +54,11 @@ def _run(given: argparse.Namespace, recipe: Recipe) -> None:
 
     def report(step: int, loss: float, metrics: dict[str, float]) -> None:
         factor = speech.latest.real_time_factor if speech.latest else 0.0
+        names = {"loss": "dev loss", "wer": "WER", "cer": "CER"}
+        measured = [f"{said} {metrics[key]:.3f}" for key, said in names.items() if key in metrics]
         sys.stdout.write(
-            f"step {step}  training loss {loss:.3f}  dev loss {metrics['loss']:.3f}  "
-            f"WER {metrics['wer']:.3f}  CER {metrics['cer']:.3f}  "
+            f"step {step}  training loss {loss:.3f}  "
+            f"{'  '.join(measured) or 'dev cannot be read'}  "
             f"real-time factor {factor:.4f}  CPU seconds {time.process_time() - start:.0f}\n"
         )
         sys.stdout.flush()

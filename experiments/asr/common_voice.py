@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -44,7 +44,8 @@ def common_voice_corpus(
     `language` does; test.tsv is used where it is there. Clips may have any format that soundfile
     reads, mp3 among them. Their lengths come from clip_durations.tsv where the release has it, else
     from the head of each, read by `threads` threads. Clips that are missing, of another rate or of
-    several channels are counted in the second case only; in the first they show when they are read.
+    several channels are counted while indexing in the second case, and when they are read in the
+    first.
     cache_dir: where the index is kept; None: nowhere.
     Raises: SettingsError when the folder, a list or a column is missing, or nothing is left.
     """
@@ -54,21 +55,23 @@ def common_voice_corpus(
     durations = root / _DURATIONS
     sources = [*lists.values(), *([durations] if durations.is_file() else [])]
     name = f"common-voice-{fingerprint(tokens, [*sources, root / 'clips' / '.'])}"
-    utterances, notes = cached_index(
+    utterances, drops = cached_index(
         cache_dir, name, lambda: _build(root, lists, tokens, max(1, threads))
     )
     for split in ("train", "dev"):
         if not any(item.split == split for item in utterances):
             raise SettingsError(
                 f"data_root must hold {split} speech that can be read, got none in {str(root)!r}: "
-                f"{_said(notes)}"
+                f"{_said(drops.notes)}"
             )
+    mended: dict[str, Sequence[str]] = {}
     return Corpus(
         f"common voice {language} at {root.name}",
         utterances,
-        FolderReader(root / "clips"),
+        FolderReader(root / "clips", mended if durations.is_file() else None),
         None,
-        notes,
+        drops.notes,
+        mended,
     )
 
 
@@ -128,7 +131,7 @@ def _build(root: Path, lists: dict[str, Path], tokens: Tokens, threads: int) -> 
                     drops.add("missing or unreadable audio", clip, lists[split])
                 else:
                     utterances.append(Utterance(clip, speaker, split, text, seconds))
-    return tuple(utterances), drops.notes
+    return tuple(utterances), drops
 
 
 def _measure(clips: Path, clip: str) -> tuple[float | None, Counter[str]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -12,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.asr.features import WINDOW_SAMPLES, utterance_features
+from experiments.asr.reading import ReadingNotes
 
 SPLITS = ("train", "dev", "test")
 
 Speech = NDArray[np.float16] | NDArray[np.float32]
-
-_log = logging.getLogger(__name__)
 
 
 class UnreadableAudio(Exception):
@@ -46,6 +43,8 @@ class Corpus:
     read_samples: gives (samples,) float32 in [-1, 1], mono, 16 kHz; raises UnreadableAudio.
     stored_features: gives ready (frames, 80) float16 features, where the source keeps them.
     notes: counts of what was left out or mended while indexing, by reason.
+    mended: what `read_samples` mended of an utterance just read, by key, where it was not counted
+    while indexing.
     """
 
     name: str
@@ -53,6 +52,7 @@ class Corpus:
     read_samples: Callable[[Utterance], NDArray[np.float32]]
     stored_features: Callable[[Utterance], NDArray[np.float16]] | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
+    mended: MutableMapping[str, Sequence[str]] = field(default_factory=dict)
 
     def split(self, name: str) -> tuple[Utterance, ...]:
         """Give the utterances of one split, in the order of the index."""
@@ -63,23 +63,23 @@ class SpeechBank:
     """Read each utterance once and keep its features, or its samples, up to a memory limit.
 
     raw: give samples, (samples,) float32, for features that are computed elsewhere; else features,
-    (frames, 80) float16. What cannot be read is named in a warning, counted in `unreadable`, and
-    skipped from then on.
+    (frames, 80) float16. What cannot be read is named in a warning, noted in `notes`, and skipped
+    from then on.
     """
 
     def __init__(
-        self, corpus: Corpus, limit_megabytes: float = 1024.0, *, raw: bool = False
+        self,
+        corpus: Corpus,
+        limit_megabytes: float = 1024.0,
+        *,
+        raw: bool = False,
+        notes: ReadingNotes | None = None,
     ) -> None:
         self._corpus = corpus
         self.raw = raw
         self._kept: dict[str, Speech | None] = {}
         self._bytes_left = limit_megabytes * 2**20
-        self._unreadable: Counter[str] = Counter()
-
-    @property
-    def unreadable(self) -> int:
-        """Count the utterances that were found unreadable so far."""
-        return len(self._unreadable)
+        self.notes = notes or ReadingNotes()
 
     def speech(self, utterance: Utterance) -> Speech | None:
         """Give the features or samples of an utterance, None where its audio is unusable."""
@@ -115,11 +115,13 @@ class SpeechBank:
     def _read(self, utterance: Utterance) -> Speech | None:
         try:
             samples = checked_samples(self._corpus.read_samples(utterance))
-            return samples if self.raw else utterance_features(samples)
-        except UnreadableAudio as problem:
-            _log.warning("Skipped %s: %s", utterance.key, problem)
-            self._unreadable[utterance.key] += 1
+            speech = samples if self.raw else utterance_features(samples)
+        except (UnreadableAudio, RuntimeError, MemoryError) as problem:
+            # Whatever a library makes of a damaged file, it costs this utterance alone.
+            self.notes.note_unreadable(utterance.key, str(problem) or type(problem).__name__)
             return None
+        self.notes.note_mended(utterance.key, self._corpus.mended.pop(utterance.key, ()))
+        return speech
 
 
 def checked_samples(samples: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -29,7 +29,7 @@ class Measured:
 
     loss: nats per character, or per utterance. by_speaker: error counts of each speaker.
     speech_seconds: audio that was read; padded_seconds: the same with padding; wall_seconds: time
-    it took, reading included.
+    it took, reading included. utterances: how many were read.
     """
 
     loss: float
@@ -37,12 +37,18 @@ class Measured:
     speech_seconds: float
     padded_seconds: float
     wall_seconds: float
+    utterances: int = 0
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Give the metrics of a run's rows; wer_p50, wer_p90: percentiles over speakers."""
+        """Give the metrics of a run's rows; wer_p50, wer_p90: percentiles over speakers.
+
+        Where nothing could be read there are none: a zero would look like a perfect model.
+        """
         total = sum(self.by_speaker.values(), ErrorCounts())
-        rates = [counts.wer for counts in self.by_speaker.values()] or [0.0]
+        if not total.words:
+            return {}
+        rates = [counts.wer for counts in self.by_speaker.values()]
         middle, late = np.percentile(rates, [50, 90]).tolist()
         return {
             "loss": self.loss,
@@ -99,4 +105,5 @@ def measure(
         speech_seconds=frames / FRAMES_PER_SECOND,
         padded_seconds=padded / FRAMES_PER_SECOND,
         wall_seconds=time.perf_counter() - started,
+        utterances=sum(len(texts) for texts, _ in said.values()),
     )

@@ -44,14 +44,15 @@ def librispeech_corpus(
     ]
     sources = (each for _, transcript in transcripts for each in (transcript, transcript.parent))
     name = f"librispeech-{fingerprint(tokens, sources)}"
-    utterances, notes = cached_index(cache_dir, name, lambda: _build(root, transcripts, tokens))
+    utterances, drops = cached_index(cache_dir, name, lambda: _build(root, transcripts, tokens))
     for split in ("train", "dev"):
         if not any(utterance.split == split for utterance in utterances):
             raise SettingsError(
                 f"data_root must hold {split} speech that can be read, "
                 f"got none in {str(root)!r}; see the warnings above"
             )
-    return Corpus(f"librispeech layout at {root.name}", utterances, FolderReader(root), None, notes)
+    name = f"librispeech layout at {root.name}"
+    return Corpus(name, utterances, FolderReader(root), None, drops.notes)
 
 
 def _corpus_root(data_root: str | Path | None, subsets: Sequence[str]) -> Path:
@@ -106,7 +107,7 @@ def _build(root: Path, transcripts: Sequence[tuple[Path, Path]], tokens: Tokens)
         for subset, transcript in transcripts
         for item in _read_transcript(transcript, subset, root, tokens, drops)
     )
-    return utterances, drops.notes
+    return utterances, drops
 
 
 def _read_transcript(

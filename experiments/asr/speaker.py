@@ -47,6 +47,7 @@ class SpeechUser:
             ]
             if readable:
                 speech, variations, labels = zip(*readable, strict=True)
+                self.bank.notes.frames += sum(map(frames_in, speech))
                 yield put_together(speech, variations, labels, self.batching.pad_to_frames)
 
     def padding_share(self) -> float:

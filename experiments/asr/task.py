@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.findings import Finding
 from experiments.asr.augmentation import Augmentation, Variation
 from experiments.asr.batching import Batching, SpeechBatch, halved, sorted_batches
 from experiments.asr.corpora import Corpus, SpeechBank, Utterance
 from experiments.asr.evaluation import Measured, measure
 from experiments.asr.features import FRAMES_PER_STEP
+from experiments.asr.index import Drops
 from experiments.asr.loss import mean_ctc_loss
 from experiments.asr.options import SpeechOptions
+from experiments.asr.reading import SPOKEN, ReadingNotes
 from experiments.asr.sounds import SoundBatch, features_on
 from experiments.asr.speaker import SpeechUser, frames_in, frames_of, put_together
 from experiments.asr.tokens import Tokens, steps_needed
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
 LONGEST_SECONDS = 30.0
 _EVALUATION_FRAMES = 6_000
 _USERS_LOOKED_AT = 200
+
+_log = logging.getLogger(__name__)
 
 
 class SpeechTask:
@@ -67,8 +73,9 @@ class SpeechTask:
         self._step_flops = step_flops
         self._features = features
         self.loss_per = loss_per
-        self._bank = SpeechBank(corpus, raw=features == "device")
-        self._dropped: Counter[str] = Counter()
+        self._notes = ReadingNotes()
+        self._bank = SpeechBank(corpus, raw=features == "device", notes=self._notes)
+        self._dropped = Drops()
         usable = [utterance for utterance in corpus.utterances if self._fits(utterance)]
         self._users = _by_speaker(item for item in usable if item.split == "train")
         self._held_out = {
@@ -77,9 +84,10 @@ class SpeechTask:
             if any(item.split == split for item in usable)
         }
         self.splits = tuple(self._held_out)
+        self._covered: dict[str, int] = {}
 
     def _fits(self, utterance: Utterance) -> bool:
-        """Say whether CTC can learn the utterance; count the reason where it cannot."""
+        """Say whether CTC can learn the utterance; name and count it where it cannot."""
         reason = ""
         frames = frames_of(utterance)
         if self.tokens.unknown(utterance.text):
@@ -91,7 +99,7 @@ class SpeechTask:
         elif utterance.split == "train" and self._needed(utterance) > frames // FRAMES_PER_STEP:
             reason = "more labels than steps"
         if reason:
-            self._dropped[reason] += 1
+            self._dropped.add(reason, utterance.key, self.corpus.name)
         return not reason
 
     def _needed(self, utterance: Utterance) -> int:
@@ -108,7 +116,7 @@ class SpeechTask:
             self._features == "auto" and torch.device(device).type != "cpu"
         )
         if raw != self._bank.raw:
-            self._bank = SpeechBank(self.corpus, raw=raw)
+            self._bank = SpeechBank(self.corpus, raw=raw, notes=self._notes)
 
     def user_ids(self) -> Sequence[str]:
         """List the training speakers, sorted."""
@@ -200,6 +208,8 @@ class SpeechTask:
     def evaluate(self, model: torch.nn.Module, split: str) -> Mapping[str, float]:
         """Measure the loss, a mean like that of training, and error rates in all and by speaker.
 
+        evaluated_utterances: how many were read, where it is not the whole split. Where it is 0,
+        loss and error rates are not there.
         Raises: SettingsError when the corpus has no such split.
         """
         if split not in self.splits:
@@ -214,7 +224,20 @@ class SpeechTask:
             model, placed, self.tokens, self._forward, self._mean_loss, self.loss_per
         )
         model.train(was_training)
-        return self.latest.metrics
+        return self.latest.metrics | self._part_read(split, self.latest.utterances)
+
+    def _part_read(self, split: str, read: int) -> dict[str, float]:
+        """Say, and log once, that an evaluation did not cover its whole split."""
+        wanted = len(self._held_out[split])
+        if read < self._covered.get(split, wanted):
+            if read:
+                _log.warning("Evaluated %d of %d utterances of the %s split", read, wanted, split)
+            else:
+                _log.warning(
+                    "No utterance of the %s split can be read, so it has no %s", split, self.metric
+                )
+        self._covered[split] = read
+        return {"evaluated_utterances": read} if read < wanted else {}
 
     def _evaluation_batches(
         self, split: str
@@ -270,13 +293,35 @@ class SpeechTask:
             facts[f"{split} utterances"] = len(items)
         if trained:
             facts["padding share of batches"] = round(self._padding_share(), 4)
-        if self.latest is not None:
-            facts["real-time factor of evaluation"] = round(self.latest.real_time_factor, 4)
+        if self.latest is not None and self.latest.utterances:
+            facts["real-time factor of evaluation"] = float(f"{self.latest.real_time_factor:.4g}")
             facts["padding share of evaluation"] = round(self.latest.padding_share, 4)
-        counts = Counter(self.corpus.notes) + self._dropped
-        counts["unreadable when read"] += self._bank.unreadable
+        counts = Counter(self.corpus.notes) + self._dropped.notes
         facts.update({f"corpus: {reason}": count for reason, count in counts.items() if count})
-        return facts
+        return facts | self._notes.counts
+
+    def findings(self) -> Sequence[Finding]:
+        """Name what reading found so far: files that cannot be used, files that were mended."""
+        return self._notes.findings
+
+    def amounts(self) -> Mapping[str, int]:
+        """Count the speech that was given out for training so far."""
+        return self._notes.amounts
+
+    def describe_training(
+        self, amounts: Mapping[str, int], seconds: float
+    ) -> Mapping[str, str | int | float]:
+        """Say how much speech was trained on, and the seconds of work for one second of it.
+
+        seconds: of all workers together, for reading and training.
+        """
+        spoken = amounts.get(SPOKEN, 0) / 1000
+        if not spoken:
+            return {}
+        return {
+            "hours of speech trained on": round(spoken / 3600, 3),
+            "real-time factor of training": float(f"{seconds / spoken:.4g}"),
+        }
 
     def _padding_share(self) -> float:
         """Give the mean over users, at most 200 of them, evenly spaced."""

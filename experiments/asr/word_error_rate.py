@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,13 +51,13 @@ class ErrorCounts:
 
     @property
     def wer(self) -> float:
-        """Give total word errors / total words: a fraction, above 1 when words are invented."""
-        return self.word_errors / self.words if self.words else 0.0
+        """Give total word errors / total words; above 1 when words are invented, nan of none."""
+        return self.word_errors / self.words if self.words else math.nan
 
     @property
     def cer(self) -> float:
-        """Give total character errors / total characters, spaces included."""
-        return self.character_errors / self.characters if self.characters else 0.0
+        """Give total character errors / total characters, spaces included; nan of none."""
+        return self.character_errors / self.characters if self.characters else math.nan
 
 
 def count_errors(references: Sequence[str], guesses: Sequence[str]) -> ErrorCounts:
