@@ -11,7 +11,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
-from clients.protocol import (
+from clients.node_protocol import (
     HAS_SHARE,
     IS_UPDATE,
     ClipOrder,

@@ -1,13 +1,11 @@
 """Speak the language of both sides: what the server asks of a worker and what comes back.
 
-This is the only file that knows the keys of Flower records. A request names the users to train,
-in pieces of the cohort's fixed groups; a reply carries one partial sum of clipped updates.
+Only this file and clients.node_protocol know the keys of Flower records. A request names users to
+train, in pieces of the cohort's fixed groups; a reply carries one partial sum of clipped updates.
 """
 
 from __future__ import annotations
 
-import functools
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from clients.arrays import unpacked, weights_of
 from clients.findings import Finding
 from privacy.errors import SettingsError
 
@@ -24,10 +23,6 @@ if TYPE_CHECKING:
 
 TRAIN_COHORT = "train.cohort"
 """Message type of population mode: an action of its own beside an app's plain "train"."""
-
-LAYERS, BOUNDS = "fedopt.layers", "fedopt.bounds"
-CLIPPING, NOISE_SHARE = "fedopt.clipping", "fedopt.noise-share"
-IS_UPDATE, HAS_SHARE = "fedopt.is-update", "fedopt.has-noise-share"
 
 WORKER_LATE = 100
 """Error code of a reply that was not there in time, beside Flower's codes, which are below 10."""
@@ -154,41 +149,6 @@ class PartialSum:
 
 
 Part = TypeVar("Part", MechanismSettings, StreamSettings, LocalWork)
-
-
-def weights_record(weights: Mapping[str, NDArray[Any]]) -> ArrayRecord:
-    """Pack named arrays for sending."""
-    return ArrayRecord({name: Array(np.asarray(a, order="C")) for name, a in weights.items()})
-
-
-def weights_of(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
-    """Unpack named arrays, to be read and not written."""
-    return {name: unpacked(array) for name, array in record.items()}
-
-
-def unpacked(array: Array) -> NDArray[Any]:
-    """Read an array in place, where `Array.numpy` makes a copy; it is not to be written to.
-
-    NumPy parses each header as Python source, which takes longer than copying a small layer; here
-    a header that was read before is known.
-    Raises: ValueError where the bytes are no whole array.
-    """
-    if array.stype != "numpy.ndarray" or not array.data.startswith(b"\x93NUMPY\x01\x00"):
-        return array.numpy()
-    start = 10 + int.from_bytes(array.data[8:10], "little")
-    shape, by_column, kind = _layout(array.data[:start])
-    if by_column or kind.hasobject or 0 in shape:
-        return array.numpy()
-    flat = np.frombuffer(array.data, kind, math.prod(shape), offset=start)
-    return flat.reshape(shape)
-
-
-@functools.lru_cache(maxsize=4096)
-def _layout(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read shape, order and type from the header of a .npy file of version 1."""
-    opened = io.BytesIO(header)
-    np.lib.format.read_magic(opened)
-    return np.lib.format.read_array_header_1_0(opened)
 
 
 def encode_request(request: TrainRequest, arrays: ArrayRecord, node: int, label: str) -> Message:
@@ -353,60 +313,3 @@ def _pieces(config: Mapping[str, Any]) -> tuple[Piece, ...]:
         pieces.append(Piece(group, tuple(users[start : start + length]), shares))
         start += length
     return tuple(pieces)
-
-
-@dataclass(frozen=True)
-class ClipOrder:
-    """Carry what a node of plug-in mode is told of clipping and noise, beside the app's own config.
-
-    layers: names of the trained arrays. noise_share: standard deviation of one node's share.
-    """
-
-    layers: tuple[str, ...]
-    bounds: tuple[float, ...]
-    clipping: str
-    noise_share: float
-
-    def entries(self) -> dict[str, Any]:
-        """Give the entries that are added to the app's config record."""
-        return {
-            LAYERS: list(self.layers),
-            BOUNDS: list(self.bounds),
-            CLIPPING: self.clipping,
-            NOISE_SHARE: self.noise_share,
-        }
-
-
-def clip_order(message: Message) -> ClipOrder | None:
-    """Find the clip order in a message to a node; None where the server runs without a plan."""
-    for record in message.content.config_records.values():
-        if LAYERS in record:
-            found: dict[str, Any] = dict(record.items())
-            return ClipOrder(
-                tuple(found[LAYERS]), tuple(found[BOUNDS]), found[CLIPPING], found[NOISE_SHARE]
-            )
-    return None
-
-
-def only_arrays(content: RecordDict) -> tuple[str, dict[str, NDArray[Any]]]:
-    """Give the key and arrays of a content's single array record; raises ValueError otherwise."""
-    if len(content.array_records) != 1:
-        raise ValueError(f"holds {len(content.array_records)} array records, one is wanted")
-    ((key, record),) = content.array_records.items()
-    return key, {name: array.numpy() for name, array in record.items()}
-
-
-def marks(content: RecordDict) -> tuple[bool, bool]:
-    """Tell whether a reply claims to be a clipped update, and to hold a noise share."""
-    metrics = list(content.metric_records.values())
-    return (
-        any(bool(record.get(IS_UPDATE, 0)) for record in metrics),
-        any(bool(record.get(HAS_SHARE, 0)) for record in metrics),
-    )
-
-
-def mark(content: RecordDict, key: str) -> None:
-    """Set a mark in a reply's metric record; one is added where there is none."""
-    if not content.metric_records:
-        content[METRICS] = MetricRecord()
-    next(iter(content.metric_records.values()))[key] = 1

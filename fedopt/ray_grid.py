@@ -22,7 +22,8 @@ from typing import Any
 
 from flwr.app import ArrayRecord, Error, Message, RecordDict
 
-from clients.protocol import TRAIN_COHORT, WEIGHTS, WORKER_LATE, seconds_allowed, weights_of
+from clients.arrays import weights_of
+from clients.protocol import TRAIN_COHORT, WEIGHTS, WORKER_LATE, seconds_allowed
 from fedopt.client_app import THREADS_PER_WORKER, WorkerProcess
 from fedopt.local_grid import CLIENT_APP_RAISED, WORKER_LOST, ClientCall, WorkerGrid
 from fedopt.ray_address import refuse_unreachable

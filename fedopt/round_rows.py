@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 def after_round(run: Run, number: int, arrays: ArrayRecord) -> None:
     """Evaluate and log a round that is visible; on resume, log a round whose line was lost."""
-    from clients.protocol import weights_of
+    from clients.arrays import weights_of
 
     if not run.history:
         run.history = run.log.keep_until(number)

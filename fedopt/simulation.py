@@ -310,8 +310,8 @@ def build_grid(run: Run) -> WorkerGrid:
 
 
 def _train(run: Run, grid: Grid, resumed: bool) -> None:
+    from clients.arrays import weights_record
     from clients.local_training import trainable
-    from clients.protocol import weights_record
     from fedopt.run_strategy import build_strategy
 
     strategy = build_strategy(run)

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from flwr.app import Message
 
-from clients.protocol import ClipOrder, PartialSum, UserOutcome, marks, only_arrays
+from clients.node_protocol import ClipOrder, marks, only_arrays
+from clients.protocol import PartialSum, UserOutcome
 from privacy.clipped_sum import ClippedSum
 from privacy.plan import PrivacyPlan
 from privacy.seeds import Streams

@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp.exception import InconsistentMessageReplies
 from numpy.typing import NDArray
 
-from clients.protocol import weights_record
+from clients.arrays import weights_record
 from privacy.errors import CheckpointError
 from strategies.checkpoint import Checkpoint, CheckpointFolder
 from strategies.private_training import arrays_of

@@ -15,7 +15,8 @@ import torch
 from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 
-from clients.protocol import PartialSum, UserOutcome, weights_record
+from clients.arrays import weights_record
+from clients.protocol import PartialSum, UserOutcome
 from privacy.accounting import Accountant, epsilon_spent
 from privacy.errors import CheckpointError
 from privacy.ledger import Ceiling, Charge, Ledger, Releases, Reservation

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
 from clients.mods import noise_share_mod, per_layer_clip_mod
-from clients.protocol import HAS_SHARE, IS_UPDATE, ClipOrder
+from clients.node_protocol import HAS_SHARE, IS_UPDATE, ClipOrder
 from fedopt.local_grid import claim_flower_identity, worker_context
 
 NODE = 2

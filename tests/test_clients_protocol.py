@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clients.arrays import weights_record
 from clients.findings import Finding
 from clients.protocol import (
     CONFIG,
@@ -29,7 +30,6 @@ from clients.protocol import (
     encode_reply,
     encode_request,
     seconds_allowed,
-    weights_record,
 )
 from privacy.errors import SettingsError
 

@@ -17,13 +17,7 @@ from engine_tasks import EngineTask
 from torch import nn
 
 from clients import worker
-from clients.protocol import (
-    LocalWork,
-    MechanismSettings,
-    Piece,
-    StreamSettings,
-    TrainRequest,
-)
+from clients.protocol import LocalWork, MechanismSettings, Piece, StreamSettings, TrainRequest
 from fedopt.audit import read_audit, without_canaries
 from fedopt.audit_canaries import WithCanaries
 from fedopt.audit_result import audit_of_run

@@ -15,13 +15,7 @@ import pytest
 import torch
 from scipy import stats
 
-from clients.protocol import (
-    LocalWork,
-    MechanismSettings,
-    Piece,
-    StreamSettings,
-    TrainRequest,
-)
+from clients.protocol import LocalWork, MechanismSettings, Piece, StreamSettings, TrainRequest
 from clients.task import TensorUserData
 from clients.worker import Worker
 from privacy.accounting import epsilon_spent, epsilon_without_amplification

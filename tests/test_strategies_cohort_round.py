@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from clients.arrays import weights_record
 from clients.protocol import (
     TOTAL,
     WORKER_LATE,
@@ -20,7 +21,6 @@ from clients.protocol import (
     UserOutcome,
     decode_request,
     encode_reply,
-    weights_record,
 )
 from fedopt.population import DealtPopulation
 from privacy.errors import FedOptError, WorkersLost

@@ -27,8 +27,9 @@ from typing import Any
 import torch
 from flwr.app import ArrayRecord
 
+from clients.arrays import weights_record
 from clients.local_training import trainable
-from clients.protocol import LocalWork, weights_record
+from clients.protocol import LocalWork
 from experiments.classification.task import ClassificationTask, task
 from fedopt.client_app import cohort_client_app
 from fedopt.doctor import commit, versions
