@@ -329,6 +329,17 @@ def test_model_options_reach_the_model(cache: Path) -> None:
     assert math.isfinite(loss.item())
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_blocks_are_compiled_where_asked(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    seen: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda part, **how: seen.append(part))
+    model = task(cache_dir=cache, compiled=compiled, **SIZES).model()
+    assert isinstance(model, SpeechTransformer)
+    assert seen == (list(model.blocks) if compiled else [])
+
+
 def test_users_can_be_parted_dealt_evenly_and_capped(cache: Path) -> None:
     options = {"user_part": "fl-50", "iid": True, "most_user_seconds": 5.0}
     built = task(cache_dir=cache, **options, **SIZES)
