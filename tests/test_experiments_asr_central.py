@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.asr import central
+from experiments.asr import central, central_training
 from experiments.asr.batching import Batching
 from experiments.asr.central_training import train_centrally
 from experiments.asr.recipes import RECIPES, Recipe, ramp, wanted_recipe
 from experiments.asr.seed_models import save_model
-from experiments.asr.task import task
+from experiments.asr.task import SpeechTask, task
 from fedopt.central import CentralTraining, TrainsCentrally
 from fedopt.weights import initial_model
 from privacy.errors import SettingsError
@@ -101,6 +101,31 @@ def test_the_published_rates_fall_as_published(name: str, rates: dict[int, float
         "trust_coefficient": 0.001,
         "weight_decay": 0.0,
     }
+
+
+def test_gradients_are_clipped_to_norm_one_before_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # LARS and Adam undo any factor on a gradient; only plain descent shows the clipping.
+    monkeypatch.setattr(
+        central_training, "_optimizer", lambda recipe, model: torch.optim.SGD(model.parameters())
+    )
+    sizes = {"speakers": 1, "held_out_speakers": 1, "utterances": 2, "progress": False}
+    speech = task(cache_dir=tmp_path, **sizes)
+    moved = {}
+    for enlarged in (1e-3, 100.0):
+        monkeypatch.setattr(
+            speech,
+            "loss",
+            lambda model, batch, factor=enlarged: factor * SpeechTask.loss(speech, model, batch),
+        )
+        before = initial_model(speech.model, 0, None)
+        steady = Recipe(learning_rate=0.5, optimizer="fedlars")  # a constant rate
+        after = train_centrally(speech, steps=1, recipe=steady).model
+        pairs = zip(before.parameters(), after.parameters(), strict=True)
+        moved[enlarged] = sum((one - two).square().sum().item() for one, two in pairs) ** 0.5
+    assert moved[100.0] == pytest.approx(0.5, rel=1e-3)
+    assert moved[1e-3] < 0.05
 
 
 def test_a_lars_step_has_the_published_length(tmp_path: Path) -> None:
