@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.asr.recipes import RECIPES
+from experiments.asr.options import SpeechOptions
+from experiments.asr.recipes import RECIPES, central_options
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "paper_configurations.json").read_text())
 CENTRAL = {name: row for name, row in GOLDEN["central"].items() if not name.startswith("_")}
@@ -39,3 +40,23 @@ def test_the_rate_of_a_recipe_falls_as_published(name: str) -> None:
     else:
         falls = [0.5 ** (step / every) for step in (1, every, every + 1, 2 * every)]
         assert now == pytest.approx([rate * fall for fall in falls])
+
+
+@pytest.mark.parametrize("name", sorted(CENTRAL))
+def test_a_published_recipe_brings_the_published_task(name: str) -> None:
+    options = {"model": "base", "spec_augment": "paper", "pad_seconds": 5.0}
+    options["precision"] = "float32" if name == "cv-en" else "bfloat16"
+    options["batch_seconds"] = 216.0 if name == "cv-en-10" else 240.0
+    if name == "cv-en-10":
+        options |= {"dropout": 0.4, "layer_drop": 0.4}
+    assert central_options({"recipe": name}) == options
+    SpeechOptions(**central_options({"recipe": name}))
+    assert 300_000 <= RECIPES[name].steps <= 600_000
+    assert RECIPES[name].steps > RECIPES[name].start
+    lars = {"momentum": 0.9, "trust_coefficient": 0.001, "weight_decay": 0.0, "eps": 1e-8}
+    assert RECIPES[name].hyperparameters() == lars
+
+
+def test_our_own_recipe_brings_its_batch_only_and_an_unknown_one_nothing() -> None:
+    assert central_options({}) == central_options({"recipe": "quick"}) == {"batch_size": 8}
+    assert central_options({"recipe": "x"}) == {}

@@ -109,6 +109,11 @@ class SpeechTask:
         if raw != self._bank.raw:
             self._bank = SpeechBank(self.corpus, raw=raw)
 
+    @property
+    def batching(self) -> Batching:
+        """Give how a user's utterances are cut into batches."""
+        return self._batching
+
     def user_ids(self) -> Sequence[str]:
         """List the training speakers, sorted."""
         return sorted(self._users)
@@ -293,6 +298,13 @@ def task(**options: Any) -> SpeechTask:
     """
     chosen = SpeechOptions(**options)
     return _task_on(chosen, chosen.corpus())
+
+
+def central_options(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the options that a central training takes where nobody names others."""
+    from experiments.asr import recipes
+
+    return recipes.central_options(hyperparameters)
 
 
 def outline(**options: Any) -> SpeechTask:
