@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -97,8 +98,9 @@ def train(
     """Train a task's model in one place, and write its directory; returns the report.
 
     The directory holds config.toml, steps.jsonl, central-report.json and model.safetensors, which
-    --init-from of a private run takes. Where rounds is set, it is the number of optimizer steps,
-    and eval_every the steps between reports. shown: is given each row of steps.jsonl.
+    --init-from of a private run takes and which is written at every report. Where rounds is set,
+    it is the number of optimizer steps, and eval_every the steps between reports. shown: is given
+    each row of steps.jsonl.
     Raises: SettingsError where the task has no central training, or its settings are wrong.
     Guarantee: none.
     """
@@ -106,7 +108,8 @@ def train(
     from fedopt.planning import device_of, task_options
     from fedopt.weights import initial_model, signature_of
 
-    task = load_task(settings.task.task, task_options(settings))
+    options = {**_central_options(settings), **task_options(settings)}
+    task = load_task(settings.task.task, options)
     if not isinstance(task, TrainsCentrally):
         raise SettingsError(
             f"strategy central needs a task with a method train_centrally, got "
@@ -119,6 +122,8 @@ def train(
     with run_directory.opened(folder), one_thread():
 
         def progress(step: int, loss: float, metrics: Mapping[str, float]) -> None:
+            # First: no row without its weights.
+            run_directory.write_model(folder, _weights(model), signature_of(task))
             rows.append(_row(step, loss, metrics))
             log.append(rows[-1])
             shown(rows[-1])
@@ -127,6 +132,22 @@ def train(
         task.train_centrally(model.to(device_of(settings)), _wanted(settings), progress)
         tested = _tested(task, model)
         return _close(settings, folder, task, model.to("cpu"), rows, tested, started)
+
+
+def _central_options(settings: Settings) -> dict[str, Any]:
+    """Ask the task's module for options that its recipe brings; nothing where it has none."""
+    try:
+        module = importlib.import_module(settings.task.task.partition(":")[0])
+    except (ImportError, ValueError):
+        return {}  # said in full where the task is built
+    offered = getattr(module, "central_options", None)
+    return {} if offered is None else dict(offered(settings.server.hyperparameters))
+
+
+def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    from fedopt.weights import weights_of_model
+
+    return {name: weights.cpu() for name, weights in weights_of_model(model).items()}
 
 
 def _wanted(settings: Settings) -> CentralTraining:
@@ -167,9 +188,9 @@ def _close(
 ) -> Row:
     """Write the model, the settings that were used and the report."""
     from fedopt.doctor import commit, versions
-    from fedopt.weights import signature_of, weights_of_model
+    from fedopt.weights import signature_of
 
-    run_directory.write_model(folder, weights_of_model(model), signature_of(task))
+    run_directory.write_model(folder, _weights(model), signature_of(task))
     metric = getattr(task, "metric", "loss")
     last = rows[-1] if rows else {}
     development = last.get("dev_loss" if metric == "loss" else metric)

@@ -26,7 +26,8 @@ def train_centrally(settings: Settings, folder: Path, *, quiet: bool, json_event
         report = central.train(settings, folder, shown=shown)
     except KeyboardInterrupt:
         print(
-            "fedopt: interrupted; a central training starts anew, in another --output",
+            f"fedopt: interrupted; {_kept(folder)}a central training starts anew, in another "
+            "--output",
             file=sys.stderr,
         )
         return 130
@@ -34,6 +35,12 @@ def train_centrally(settings: Settings, folder: Path, *, quiet: bool, json_event
     finished |= {key: report[key] for key in ("metric", "development", "test")}
     print(json.dumps(finished) if json_events else summary(report, folder))
     return 0
+
+
+def _kept(folder: Path) -> str:
+    """Say where the weights of the last report are, if there was one."""
+    model = folder / run_directory.MODEL
+    return f"the last report's weights are kept for --init-from {model}; " if model.exists() else ""
 
 
 def line_of(row: central.Row) -> str:
@@ -68,7 +75,10 @@ def unused_words(*, resume: bool, dry_run: bool) -> list[str]:
     """Refuse flags of `fedopt run` that are no settings and mean nothing here."""
     problems = []
     if resume:
-        problems.append("resume is for private runs, got it with strategy central; start it anew")
+        problems.append(
+            "resume is for private runs, got it with strategy central; start it anew "
+            "in another --output, with --init-from the model.safetensors of its last report"
+        )
     if dry_run:
         problems.append(
             "dry-run shows a privacy plan, got it with strategy central, which has none; leave it"

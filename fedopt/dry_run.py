@@ -57,7 +57,9 @@ def plan_facts(settings: Settings) -> dict[str, Any]:
         "engine": effective.engine.engine,
         "device": effective.engine.device,
         "worker_megabytes": worker_megabytes(parameters),
+        "batch_megabytes": batch_megabytes(task),
         "gpu_hours": gpu_hours(task, effective),
+        "gpu_hours_assumption": cost_assumption(task, effective),
         "statement": guarantee_sentence(plan, stated, plan.rounds, effective.privacy.randomness),
     }
 
@@ -83,6 +85,19 @@ def gpu_hours(task: Task, settings: Settings) -> float | None:
     return None if hours is None else float(hours)
 
 
+def cost_assumption(task: Task, settings: Settings) -> str:
+    """Ask the task what its estimate of GPU hours takes for granted; "" where it does not say."""
+    said = getattr(task, "cost_assumption", None)
+    return "" if said is None else str(said(settings.client.local_steps))
+
+
+def batch_megabytes(task: Task) -> float | None:
+    """Ask the task what its largest batch keeps for the gradient; None where it does not say."""
+    estimate = getattr(task, "batch_megabytes", None)
+    megabytes = None if estimate is None else estimate()
+    return None if megabytes is None else float(megabytes)
+
+
 def worker_megabytes(parameters: int) -> float:
     """Estimate what a worker's buffers hold: weights, received weights, update, gradient, sum."""
     return parameters * (4 * 4 + 8) / 1e6
@@ -99,8 +114,9 @@ def as_text(facts: dict[str, Any]) -> str:
             f"{facts['noise_std_on_mean']:.3g} per coordinate of the mean",
             f"epsilon       {epsilon} at delta {facts['delta']:g}",
             f"trained       {facts['simulated_cohort']:,} of {_data_users(facts)} a round",
-            f"model         {facts['parameters']:,} parameters, buffers of a worker "
-            f"{facts['worker_megabytes']:,.1f} MB",
+            f"model         {facts['parameters']:,} parameters",
+            f"memory        buffers of a worker {facts['worker_megabytes']:,.1f} MB, "
+            f"{_activations(facts)}",
             f"engine        {facts['engine']} on {facts['device']}",
             *_cost_lines(facts),
             facts["statement"],
@@ -114,10 +130,22 @@ def _data_users(facts: dict[str, Any]) -> str:
     return f"{facts['users']:,} data users"
 
 
+def _activations(facts: dict[str, Any]) -> str:
+    if facts["batch_megabytes"] is None:
+        return "without the activations of a batch, which this task does not estimate"
+    return f"activations of a user's largest batch about {_rounded(facts['batch_megabytes'])} MB"
+
+
 def _cost_lines(facts: dict[str, Any]) -> list[str]:
     if facts["gpu_hours"] is None:
         return []
+    assumed = f"; taken: {facts['gpu_hours_assumption']}" if facts["gpu_hours_assumption"] else ""
     return [
-        f"cost          about {facts['gpu_hours']:,.3g} A100 hours: an estimate from the model's "
-        "arithmetic at the speed of the paper's own runs"
+        f"cost          about {_rounded(facts['gpu_hours'])} A100 hours: an estimate from the "
+        f"model's arithmetic at the speed of the paper's own runs{assumed}"
     ]
+
+
+def _rounded(value: float) -> str:
+    """Write three digits, without an exponent where the number is large."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"

@@ -158,7 +158,7 @@ class Lars(ServerOptimizer):
 
     With g = ``.grad`` and b from 0::
 
-        ratio = trust_coefficient |p| / (|g| + weight_decay |p|),   1 where |p| or |g| is 0
+        ratio = trust_coefficient |p| / (|g| + weight_decay |p| + eps),   1 where |p| or |g| is 0
         b <- momentum b + lr ratio (g + weight_decay p)
         p <- p - b
 
@@ -179,6 +179,7 @@ class Lars(ServerOptimizer):
         weight_decay: float = 0.0,
         trust_coefficient: float = 0.001,
         skip_1d: bool = False,
+        eps: float = 0.0,
     ) -> None:
         hyperparameters = {
             "lr": lr,
@@ -186,6 +187,7 @@ class Lars(ServerOptimizer):
             "weight_decay": weight_decay,
             "trust_coefficient": trust_coefficient,
             "skip_1d": skip_1d,
+            "eps": eps,
         }
         super().__init__(params, hyperparameters)
 
@@ -198,7 +200,8 @@ class Lars(ServerOptimizer):
         slope_norms = [math.sqrt(square) for square in sums_of_squares(slopes)]
         rates = []
         for p, g, decay, bare in zip(weight_norms, slope_norms, decays, plain, strict=True):
-            ratio = group["trust_coefficient"] * p / (g + decay * p) if p > 0 and g > 0 else 1.0
+            bottom = g + decay * p + group["eps"]
+            ratio = group["trust_coefficient"] * p / bottom if p > 0 and g > 0 else 1.0
             rates.append(group["lr"] * (1.0 if bare else ratio))
         pulls = [rate * decay for rate, decay in zip(rates, decays, strict=True)]
 

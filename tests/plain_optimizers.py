@@ -115,12 +115,12 @@ def fedlamb(
     return p - lr * ratio * r
 
 
-def fedlars(p, g, memory, lr, momentum, weight_decay, trust_coefficient, skip_1d=False):
+def fedlars(p, g, memory, lr, momentum, weight_decay, trust_coefficient, skip_1d=False, eps=0.0):
     plain = skip_1d and p.ndim <= 1
     decay = 0.0 if plain else weight_decay
     ratio = 1.0
     if norm(p) > 0 and norm(g) > 0 and not plain:
-        ratio = trust_coefficient * norm(p) / (norm(g) + decay * norm(p))
+        ratio = trust_coefficient * norm(p) / (norm(g) + decay * norm(p) + eps)
     b = momentum * memory.get("b", np.zeros_like(p)) + lr * ratio * (g + decay * p)
     memory["b"] = b
     return p - b

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -244,6 +247,59 @@ def test_a_corpus_with_nothing_readable_is_a_settings_error(tmp_path: Path) -> N
     add(tmp_path, "dev-clean", "2", "GO")
     with pytest.raises(SettingsError, match="must hold train speech that can be read"):
         librispeech_corpus(tmp_path, Tokens())
+
+
+def test_an_empty_file_has_no_length_and_is_left_out(root: Path) -> None:
+    add(root, "train-clean-100", "90", "NOTHING").write_bytes(b"")
+    add(root, "train-clean-100", "90", "SOMETHING")
+    corpus = librispeech_corpus(root, Tokens())
+    assert [item.text for item in corpus.utterances if item.speaker == "90"] == ["something"]
+    assert corpus.notes["unreadable audio"] == 1
+
+
+_CHILD = """
+import resource, sys
+from pathlib import Path
+from experiments.asr.librispeech import librispeech_corpus
+from experiments.asr.tokens import Tokens
+
+root = Path(sys.argv[1])
+corpus = librispeech_corpus(root, Tokens(), cache_dir=root / "cache")
+print(len(corpus.utterances), len({item.speaker for item in corpus.utterances}))
+print(corpus.notes["unreadable audio"])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def _many_speakers(root: Path, speakers: int, utterances: int) -> None:
+    """Write a tree whose audio is one file by many names, and one empty file of each speaker."""
+    add(root, "dev-clean", "84", "GO")
+    text = "THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG AND RUNS AWAY AGAIN"
+    spoken = root / "spoken.flac"
+    for number in range(speakers):
+        if number % 5_000 == 0:  # a file has at most 65,000 names
+            spoken.unlink(missing_ok=True)
+            soundfile.write(str(spoken), _tone(), 16000)
+        speaker = f"{100_000 + number}"
+        chapter = root / "train-clean-100" / speaker / "1"
+        chapter.mkdir(parents=True, exist_ok=True)
+        names = [f"{speaker}-1-{turn:04d}" for turn in range(utterances + 1)]
+        (chapter / f"{speaker}-1.trans.txt").write_text("".join(f"{n} {text}\n" for n in names))
+        for name in names[:-1]:
+            os.link(spoken, chapter / f"{name}.flac")
+        (chapter / f"{names[-1]}.flac").touch()
+
+
+@pytest.mark.slow
+def test_thirty_five_thousand_speakers_are_indexed_within_a_gigabyte(tmp_path: Path) -> None:
+    _many_speakers(tmp_path, 35_000, 8)
+    program = [sys.executable, "-c", textwrap.dedent(_CHILD), str(tmp_path)]
+    for _ in ("built", "loaded from the cache"):
+        ended = subprocess.run(program, capture_output=True, text=True, check=True)
+        count, people, empty, kilobytes = map(int, ended.stdout.split())
+        assert (count, people, empty) == (280_001, 35_001, 35_000)
+        assert kilobytes < 1_000_000
+        assert ended.stderr.count("Skipped") <= 50  # the others are told to those who ask
 
 
 def _an4() -> Path:

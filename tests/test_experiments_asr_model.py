@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -332,6 +333,41 @@ def test_checkpointed_activations_give_the_same_gradients() -> None:
         assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize("saving", [False, True])
+def test_checkpointed_blocks_are_computed_again_for_the_gradient_and_others_are_not(
+    saving: bool,
+) -> None:
+    model = SpeechTransformer(replace(SMALL_PAPER, checkpoint_activations=saving), 5).train()
+    passes: list[nn.Module] = []
+    for block in model.blocks:
+        block.register_forward_pre_hook(lambda layer, given: passes.append(layer))
+    logits, _ = model(torch.randn(2, 60, 80), torch.tensor([60, 45]))
+    assert passes == list(model.blocks)
+    logits.square().mean().backward()
+    assert passes[2:] == (list(reversed(model.blocks)) if saving else [])
+    passes.clear()
+    model.eval()(torch.randn(1, 60, 80), torch.tensor([60]))[0].square().mean().backward()
+    assert len(passes) == 2
+
+
+def test_checkpointed_activations_hold_less_memory_between_the_passes() -> None:
+    held = {}
+    for saving in (False, True):
+        torch.manual_seed(0)
+        model = SpeechTransformer(replace(SMALL_PAPER, checkpoint_activations=saving), 5)
+        seen: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor, seen: dict[int, int] = seen) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            seen[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model.train()(torch.randn(4, 300, 80), torch.tensor([300] * 4))
+        held[saving] = sum(seen.values())
+    assert held[True] < 0.5 * held[False]
+
+
 def test_bfloat16_keeps_weights_in_float32_and_results_close() -> None:
     torch.manual_seed(0)
     model = SpeechTransformer(SMALL_PAPER, 5).eval()
@@ -356,6 +392,51 @@ def test_compiled_blocks_keep_names_and_results() -> None:
     torch.testing.assert_close(again, loss)
     torch.testing.assert_close(others, gradients)
     assert list(model.state_dict()) == names
+
+
+# torch's translator looks at the .grad of the tensors between blocks and warns about it itself.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_code_is_what_runs() -> None:
+    runs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:
+        def run(*given: object) -> object:
+            runs.append(len(given))
+            return graph.forward(*given)
+
+        return run
+
+    model = SpeechTransformer(SMALL_PAPER, 5).eval()
+    arguments = torch.randn(2, 60, 80), torch.tensor([60, 45])
+    with torch.no_grad():
+        plain = model(*arguments)[0]
+        assert not runs
+        compile_blocks(model, backend)
+        torch.testing.assert_close(model(*arguments)[0], plain)
+    assert len(runs) == 2
+
+
+def test_a_model_without_blocks_is_compiled_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[tuple[nn.Module, dict[str, object]]] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda part, **how: compiled.append((part, how)))
+    whole = nn.Linear(2, 2)
+    compile_blocks(whole)
+    assert compiled == [(whole, {"dynamic": True, "backend": "inductor"})]
+    compiled.clear()
+    model = SpeechTransformer(SMALL_PAPER, 5)
+    compile_blocks(model, "eager")
+    assert compiled == [(block, {"dynamic": True, "backend": "eager"}) for block in model.blocks]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_blocks_compiled_to_machine_code_keep_results() -> None:
+    model = SpeechTransformer(SMALL_PAPER, 5)
+    loss, gradients = _loss_and_gradients(model)
+    compile_blocks(model)
+    again, others = _loss_and_gradients(model)
+    torch.testing.assert_close(again, loss)
+    torch.testing.assert_close(others, gradients, atol=1e-5, rtol=1e-3)
 
 
 def plain_factory(labels: int) -> nn.Module:

@@ -363,6 +363,17 @@ def test_model_options_reach_the_model(cache: Path) -> None:
     assert math.isfinite(loss.item())
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_blocks_are_compiled_where_asked(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    seen: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda part, **how: seen.append(part))
+    model = task(cache_dir=cache, compiled=compiled, **SIZES).model()
+    assert isinstance(model, SpeechTransformer)
+    assert seen == (list(model.blocks) if compiled else [])
+
+
 def test_users_can_be_parted_dealt_evenly_and_capped(cache: Path) -> None:
     options = {"user_part": "fl-50", "iid": True, "most_user_seconds": 5.0}
     built = task(cache_dir=cache, **options, **SIZES)
@@ -391,9 +402,15 @@ def test_the_outline_has_model_and_cost_but_no_users() -> None:
     hours = built.gpu_hours(2000, 1024, 10, 1)
     assert hours is not None
     assert built.gpu_hours(1000, 1024, 10, 1) == pytest.approx(hours / 2)
-    assert built.gpu_hours(2000, 1024, 0, 10) is None
+    assert built.gpu_hours(2000, 1024, 0, 10) == pytest.approx(hours * 10 * 2.8 / 20)
+    assert "published mean of Common Voice 13 en" in built.cost_assumption(0)
+    megabytes = built.batch_megabytes()
+    assert megabytes is not None
+    assert 3_000 < megabytes < 9_000
     foreign = outline(model="experiments.asr.conformer:small_conformer")
     assert foreign.gpu_hours(1, 1, 1, 1) is None
+    assert foreign.batch_megabytes() is None
+    assert foreign.cost_assumption(1) == ""
 
 
 def test_every_wrong_new_option_is_reported_at_once() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from engine_tasks import task as engine_task
 
+from fedopt import cli_central
 from fedopt.central import NO_GUARANTEE, TrainsCentrally, unused_settings
 from fedopt.cli import main
 from privacy.errors import SettingsError
@@ -105,6 +106,32 @@ def test_the_report_and_its_check_refuse_a_central_run_in_one_sentence(
         capsys.readouterr()
         assert main(["report", str(folder), *more]) == 2
         assert "trained centrally and has no guarantee" in capsys.readouterr().err
+
+
+def test_an_interrupted_training_keeps_the_weights_of_its_last_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line_of = cli_central.line_of
+
+    def stop(row: dict[str, object]) -> str:
+        if row["step"] == 40:
+            raise KeyboardInterrupt
+        return line_of(row)
+
+    monkeypatch.setattr(cli_central, "line_of", stop)
+    folder = tmp_path / "run"
+    command = [*CENTRAL, "--rounds", "200", "--eval-every", "20", "--output", str(folder)]
+    assert main(command) == 130
+    model = folder / "model.safetensors"
+    told = capsys.readouterr().err
+    assert f"kept for --init-from {model}; a central training starts anew" in told
+    rows = (folder / "steps.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [20, 40]
+    monkeypatch.undo()
+    more = ["--init-from", str(model), "--rounds", "1", "--output", str(tmp_path / "next")]
+    assert main([*CENTRAL, *more, "--quiet"]) == 0
+    assert main([*command, "--resume"]) == 2
+    assert "with --init-from the model.safetensors of its last report" in capsys.readouterr().err
 
 
 def test_json_events_end_with_the_result(

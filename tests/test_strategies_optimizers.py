@@ -55,6 +55,7 @@ CASES = [
     ("fedlamb", plain.fedlamb, {**LAMB, "skip_1d": True}),
     ("fedlars", plain.fedlars, LARS),
     ("fedlars", plain.fedlars, {**LARS, "weight_decay": 0.0}),
+    ("fedlars", plain.fedlars, {**LARS, "eps": 0.5}),
     ("fedlars", plain.fedlars, {**LARS, "skip_1d": True}),
 ]
 IDS = [f"{name}-{number}" for number, (name, _, _) in enumerate(CASES)]

@@ -14,7 +14,7 @@ import time
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.asr.central_training import (
     DEFAULT_REPORT_EVERY,
@@ -22,9 +22,13 @@ from experiments.asr.central_training import (
     train_centrally,
 )
 from experiments.asr.options import DATASETS, SpeechOptions
-from experiments.asr.recipes import DEFAULT_BATCH, OPTIMIZERS, RECIPES, Recipe
+from experiments.asr.recipes import OPTIMIZERS, RECIPES, Recipe
+from experiments.asr.seed_models import save_model
 from experiments.asr.task import task
 from privacy.errors import SettingsError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +53,8 @@ def _recipe(given: argparse.Namespace) -> Recipe:
 
 
 def _run(given: argparse.Namespace, recipe: Recipe) -> None:
-    speech = task(**_options(given, recipe))
+    options = _options(given, recipe)
+    speech = task(**options)
     start = time.process_time()
 
     def report(step: int, loss: float, metrics: dict[str, float]) -> None:
@@ -63,34 +68,37 @@ def _run(given: argparse.Namespace, recipe: Recipe) -> None:
         )
         sys.stdout.flush()
 
-    trained = train_centrally(
+    def keep(model: torch.nn.Module, step: int) -> None:
+        if given.output:
+            about = {
+                "recipe": given.recipe,
+                "steps": str(step),
+                "model": options.get("model", "tiny"),
+            }
+            about["seed"] = str(given.seed)
+            save_model(model, Path(given.output), about, speech.signature())
+
+    train_centrally(
         speech,
-        steps=given.steps,
+        steps=given.steps or recipe.steps or DEFAULT_STEPS,
         recipe=recipe,
         seed=given.seed,
         report_every=given.report_every,
         report=report,
         init_from=Path(given.init_from) if given.init_from else None,
         device=given.device,
+        keep=keep,
     )
-    if given.output:
-        from experiments.asr.seed_models import save_model
-
-        about = {"recipe": given.recipe, "steps": str(given.steps), "model": given.model}
-        about["seed"] = str(given.seed)
-        save_model(trained.model, Path(given.output), about, speech.signature())
 
 
 def _options(given: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
     """Collect the task's options: the recipe's, then flags, then --option."""
-    options: dict[str, Any] = {
-        name: getattr(recipe, name)
-        for name in ("batch_seconds", "loss", "pad_text", "dropout", "layer_drop")
-        if getattr(recipe, name)
-    }
+    options = recipe.task_options()
     flags = ["dataset", "data_root", "model", "batch_size", "dropout", "spec_augment"]
     flags += ["speed", "tract"]
     options |= {name: getattr(given, name) for name in flags if getattr(given, name) is not None}
+    if given.batch_size is not None:
+        options.pop("batch_seconds", None)
     known = {field.name for field in dataclasses.fields(SpeechOptions)}
     problems = []
     for text in given.option:
@@ -111,14 +119,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", choices=DATASETS, default="synthetic")
     parser.add_argument("--data-root")
-    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--model", help="in place of the recipe's; quick: tiny")
     parser.add_argument("--recipe", choices=RECIPES, default="quick")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, help="in place of the recipe's")
     parser.add_argument("--learning-rate", type=float, help="in place of the recipe's")
-    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
-    parser.add_argument("--batch-size", type=int, default=DEFAULT_BATCH)
+    parser.add_argument("--steps", type=int, help="in place of the recipe's; quick: 600")
+    parser.add_argument("--batch-size", type=int, help="in place of the recipe's seconds or 8")
     parser.add_argument("--dropout", type=float)
-    parser.add_argument("--spec-augment", default="none")
+    parser.add_argument("--spec-augment", help="in place of the recipe's; quick: none")
     parser.add_argument("--speed", type=float, default=0.0)
     parser.add_argument("--tract", type=float, default=0.0)
     parser.add_argument(

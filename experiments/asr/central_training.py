@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.asr.recipes import RECIPES, Recipe, check_task, wanted_recipe
+from experiments.asr.recipes import RECIPES, Recipe, wanted_recipe
 from privacy.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -45,10 +45,12 @@ def train_centrally(
     report: Report = lambda step, loss, metrics: None,
     init_from: Path | None = None,
     device: str = "cpu",
+    keep: Callable[[torch.nn.Module, int], None] = lambda model, step: None,
 ) -> Trained:
     """Train on all speakers' utterances together, gradients clipped to norm 1.
 
     Utterances of different speakers share a batch. init_from: first weights, loaded strictly.
+    keep: is given the model and the steps done before each report.
     Raises: SettingsError when the weights do not fit, the recipe's values are out of range, or
     the corpus yields no batch.
     """
@@ -56,10 +58,14 @@ def train_centrally(
 
     first = str(init_from) if init_from else None
     model = initial_model(speech.model, seed, first, speech.signature()).to(device)
+
+    def kept(step: int, loss: float, metrics: dict[str, float]) -> None:
+        keep(model, step)
+        report(step, loss, metrics)
+
     metrics = train_model(
-        speech, model, steps=steps, recipe=recipe, seed=seed, report_every=report_every,
-        report=report,
-    )  # fmt: skip
+        speech, model, steps=steps, recipe=recipe, seed=seed, report_every=report_every, report=kept
+    )
     return Trained(model, metrics)
 
 
@@ -68,15 +74,15 @@ def train_as_wanted(
 ) -> None:
     """Train a model in place as `fedopt run --strategy central` asks.
 
-    Options: recipe (a name of RECIPES), optimizer, batch_size (utterances; default 8).
-    Raises: SettingsError with one sentence per mistake, or where the task has other options.
+    Options: recipe (a name of RECIPES), optimizer, batch_size (utterances; default: as the task
+    cuts batches). What else a recipe sets are options of the task, see recipes.central_options.
+    Raises: SettingsError with one sentence per mistake.
     """
-    recipe, batching = wanted_recipe(wanted)
-    check_task(recipe, speech.loss_per, speech.tokens.padded)
+    recipe, batching = wanted_recipe(wanted, speech.batching)
     train_model(
         speech,
         model,
-        steps=wanted.steps or DEFAULT_STEPS,
+        steps=wanted.steps or recipe.steps or DEFAULT_STEPS,
         recipe=recipe,
         seed=wanted.seed,
         report_every=wanted.report_every or DEFAULT_REPORT_EVERY,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -123,10 +124,11 @@ def check_model(name: str, changes: ModelChanges) -> None:
         raise SettingsError(problems)
 
 
-def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
+def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
     """Let torch.compile translate each block in place, for any batch shape; names stay as they are.
 
-    A model without `blocks` is compiled as a whole.
+    backend: of torch.compile, by name or as a callable. A model without `blocks` is compiled as a
+    whole.
     """
     parts = getattr(model, "blocks", None)
     for part in parts if isinstance(parts, nn.ModuleList) else [model]:

@@ -27,8 +27,8 @@ class Recipe:
     optimizer: "adam" (rate rises over 100 steps and falls over the last half), or one of
     `OPTIMIZERS` at a rate that is kept up to step `start`, then multiplied by `factor` for every
     `every` steps: all along ("exponential"), at once ("step"), or never ("constant").
-    batch_seconds, loss, pad_text, dropout, layer_drop: options of the task that the publication
-    sets beside; empty: not set.
+    batch_seconds, dropout, layer_drop, precision: what the publication sets beside; 0 and None: not
+    set. steps: of the whole training; 0: no published recipe.
     Reference: arXiv 2310.00098, appendix on central training, and its published code.
     """
 
@@ -41,8 +41,8 @@ class Recipe:
     batch_seconds: float = 0.0
     dropout: float | None = None
     layer_drop: float | None = None
-    loss: str = ""
-    pad_text: bool = False
+    precision: str = "bfloat16"
+    steps: int = 0
 
     def rate_factor(self, rounds: int) -> Callable[[int], float]:
         """Give the factor on the rate by step, counted from 1, of a training of `rounds` steps."""
@@ -67,8 +67,28 @@ class Recipe:
     def hyperparameters(self) -> dict[str, float]:
         """Give the further settings of the optimizer."""
         if self.optimizer == "fedlars":
-            return {"momentum": 0.9, "trust_coefficient": 0.001, "weight_decay": 0.0}
+            return {"momentum": 0.9, "trust_coefficient": 0.001, "weight_decay": 0.0, "eps": 1e-8}
         return {}
+
+    def task_options(self) -> dict[str, Any]:
+        """Give the options of the speech task that go with the recipe, where nobody says else."""
+        if not self.steps:
+            return {"batch_size": DEFAULT_BATCH}
+        options = {
+            "model": "base",
+            "spec_augment": "paper",
+            "loss": "utterance",
+            "pad_text": True,
+            "precision": self.precision,
+            "pad_seconds": 5.0,
+            "batch_seconds": self.batch_seconds,
+            "dropout": self.dropout,
+            "layer_drop": self.layer_drop,
+        }
+        return {name: value for name, value in options.items() if value is not None}
+
+
+_SHORT, _LONG = 300_000, 600_000
 
 
 def ramp(step: int, steps: int) -> float:
@@ -78,9 +98,15 @@ def ramp(step: int, steps: int) -> float:
     return min(rise, fall)
 
 
-def _lars(start: int, rate: float = 0.5, decay: Literal["exponential", "step"] = "step") -> Recipe:
+def _lars(
+    start: int,
+    rate: float = 0.5,
+    decay: Literal["exponential", "step"] = "step",
+    precision: str = "bfloat16",
+) -> Recipe:
+    steps = _LONG if start >= 250_000 else _SHORT
     return Recipe(
-        rate, "fedlars", decay, start, batch_seconds=240.0, loss="utterance", pad_text=True
+        rate, "fedlars", decay, start, batch_seconds=240.0, precision=precision, steps=steps
     )
 
 
@@ -89,7 +115,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "quick": Recipe(),
         "ls": _lars(250_000, decay="exponential"),
         "ls-100": _lars(330_000),
-        "cv-en": _lars(330_000),
+        "cv-en": _lars(330_000, precision="float32"),
         "ls-100-to-860": _lars(150_000),
         "ls-to-cv": _lars(150_000),
         "ls-100-to-cv": _lars(40_000),
@@ -110,13 +136,25 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 """By name of the published configuration; "quick" is ours, for small models in minutes.
 
 A rate that is "halved" falls in steps of 50,000. Published batches are those seconds on each of 8
-GPUs for 300,000 to 600,000 steps; here one device takes them.
+GPUs; here one device takes them. Published are 300,000 to 600,000 steps; which recipe took how many
+is our reading: those whose rate falls late took the most.
 """
 
 
-def wanted_recipe(wanted: CentralTraining) -> tuple[Recipe, Batching]:
+def central_options(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the task options that a central training takes where nobody names others.
+
+    hyperparameters: those of the training, of which recipe is read; an unknown recipe has none.
+    """
+    recipe = RECIPES.get(str(hyperparameters.get("recipe", "quick")))
+    return {} if recipe is None else recipe.task_options()
+
+
+def wanted_recipe(wanted: CentralTraining, own: Batching) -> tuple[Recipe, Batching]:
     """Read the options of a central training: recipe, optimizer, batch_size (utterances).
 
+    own: how the task cuts batches, which holds where batch_size is not given; its seconds are those
+    of the recipe where it has none.
     Raises: SettingsError with one sentence per mistake.
     """
     options = dict(wanted.options)
@@ -129,21 +167,9 @@ def wanted_recipe(wanted: CentralTraining) -> tuple[Recipe, Batching]:
         recipe = replace(recipe, optimizer=optimizer)
     if wanted.learning_rate is not None:
         recipe = replace(recipe, learning_rate=wanted.learning_rate)
-    return recipe, Batching(int(size or DEFAULT_BATCH), 0.0 if size else recipe.batch_seconds)
-
-
-def check_task(recipe: Recipe, loss: str, pad_text: bool) -> None:
-    """Refuse a task that was built without the options of the recipe.
-
-    Raises: SettingsError that says how they are set.
-    """
-    wanted = {"loss": recipe.loss or loss, "pad_text": recipe.pad_text or pad_text}
-    if wanted != {"loss": loss, "pad_text": pad_text}:
-        raise SettingsError(
-            f"this recipe needs loss {wanted['loss']!r} and pad_text true of the speech task, got "
-            f"{loss!r} and {str(pad_text).lower()}; add --set task.options.loss={wanted['loss']} "
-            "--set task.options.pad_text=true"
-        )
+    if size:
+        return recipe, replace(own, size=int(size), seconds=0.0)
+    return recipe, replace(own, seconds=own.seconds or recipe.batch_seconds)
 
 
 def _unknown(options: Mapping[str, Any]) -> Iterator[str]:
@@ -157,11 +183,6 @@ def _unknown(options: Mapping[str, Any]) -> Iterator[str]:
 def _wrong(name: Any, optimizer: Any, size: Any) -> Iterator[str]:
     if name not in RECIPES:
         yield f"recipe must be one of {', '.join(RECIPES)}, got {name!r}; choose one"
-    elif RECIPES[name].dropout or RECIPES[name].layer_drop:
-        yield (
-            f"recipe {name} sets the model's dropout, which comes too late here; use "
-            f"python -m experiments.asr.central --recipe {name}"
-        )
     if optimizer not in OPTIMIZERS:
         yield f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}; choose one"
     whole = type(size) in (int, float) and size >= 1 and size == int(size)

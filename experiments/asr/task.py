@@ -21,6 +21,7 @@ from experiments.asr.features import FRAMES_PER_STEP
 from experiments.asr.index import Drops
 from experiments.asr.loss import mean_ctc_loss
 from experiments.asr.options import SpeechOptions
+from experiments.asr.published_corpora import published_speech
 from experiments.asr.reading import SPOKEN, ReadingNotes
 from experiments.asr.sounds import SoundBatch, features_on
 from experiments.asr.speaker import SpeechUser, frames_in, frames_of, put_together
@@ -30,6 +31,7 @@ from privacy.errors import SettingsError
 if TYPE_CHECKING:
     import torch
 
+    from experiments.asr.cost import TrainingCost
     from fedopt.central import CentralTraining
 
 LONGEST_SECONDS = 30.0
@@ -59,7 +61,7 @@ class SpeechTask:
         half_precision: bool = False,
         read_threads: int = 0,
         features: str = "auto",
-        step_flops: Callable[[float], float] | None = None,
+        cost: TrainingCost | None = None,
         loss_per: str = "character",
     ) -> None:
         self.corpus = corpus
@@ -70,7 +72,7 @@ class SpeechTask:
         self._augmentation = augmentation or Augmentation()
         self._half_precision = half_precision
         self._read_threads = 0 if corpus.stored_features is not None else read_threads
-        self._step_flops = step_flops
+        self._cost = cost
         self._features = features
         self.loss_per = loss_per
         self._notes = ReadingNotes()
@@ -117,6 +119,11 @@ class SpeechTask:
         )
         if raw != self._bank.raw:
             self._bank = SpeechBank(self.corpus, raw=raw, notes=self._notes)
+
+    @property
+    def batching(self) -> Batching:
+        """Give how a user's utterances are cut into batches."""
+        return self._batching
 
     def user_ids(self) -> Sequence[str]:
         """List the training speakers, sorted."""
@@ -261,23 +268,23 @@ class SpeechTask:
     ) -> float | None:
         """Estimate the A100 hours of a training; None where nothing is known to estimate it from.
 
-        cohort: users trained per round. Counts the model's arithmetic at the speed of the paper's
-        own runs; a step is taken as full, epochs as the mean speech of the users.
+        cohort: users trained per round. A step is taken as full, epochs as the mean speech of the
+        users: of those in the corpus, or without one of those in the publication.
         """
-        if self._step_flops is None or not (local_steps or self._users):
+        if self._cost is None:
             return None
-        from experiments.asr.flops import gpu_hours
+        return self._cost.gpu_hours(rounds * cohort, local_steps, local_epochs, self._spoken())
 
-        seconds = self._seconds_of_local_work(local_steps, local_epochs)
-        return gpu_hours(rounds * cohort * self._step_flops(seconds))
+    def cost_assumption(self, local_steps: int) -> str:
+        """Say in words what `gpu_hours` takes as the speech of a user's local work."""
+        return "" if self._cost is None else self._cost.assumption(local_steps, self._spoken())
 
-    def _seconds_of_local_work(self, local_steps: int, local_epochs: int) -> float:
-        spoken = [item.seconds for items in self._users.values() for item in items]
-        if not local_steps:
-            return local_epochs * sum(spoken) / max(1, len(self._users))
-        if self._batching.seconds:
-            return local_steps * self._batching.seconds
-        return local_steps * self._batching.size * (sum(spoken) / len(spoken) if spoken else 10.0)
+    def batch_megabytes(self) -> float | None:
+        """Estimate what the largest batch keeps for the gradient; None for foreign models."""
+        return None if self._cost is None else self._cost.batch_megabytes(self._spoken())
+
+    def _spoken(self) -> list[list[float]]:
+        return [[item.seconds for item in items] for items in self._users.values()]
 
     def describe(self) -> Mapping[str, str | int | float]:
         """Say what the corpus holds and what was left out, for the report."""
@@ -346,6 +353,13 @@ def task(**options: Any) -> SpeechTask:
     return _task_on(chosen, chosen.corpus())
 
 
+def central_options(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the options that a central training takes where nobody names others."""
+    from experiments.asr import recipes
+
+    return recipes.central_options(hyperparameters)
+
+
 def outline(**options: Any) -> SpeechTask:
     """Build the task without its corpus, for plans: no users, no splits, but model and cost.
 
@@ -370,8 +384,8 @@ def _task_on(chosen: SpeechOptions, corpus: Corpus) -> SpeechTask:
         half_precision=chosen.precision == "bfloat16",
         read_threads=chosen.read_threads,
         features=chosen.features,
-        step_flops=_step_flops(chosen, tokens.labels),
         loss_per=chosen.loss,
+        cost=_cost(chosen, tokens.labels),
     )
 
 
@@ -387,12 +401,22 @@ def _build_model(chosen: SpeechOptions, labels: int) -> torch.nn.Module:
     return model
 
 
-def _step_flops(chosen: SpeechOptions, labels: int) -> Callable[[float], float] | None:
-    """Give the arithmetic of a training step by its seconds of speech; None for foreign models."""
-    from experiments.asr.flops import training_flops
+def _cost(chosen: SpeechOptions, labels: int) -> TrainingCost | None:
+    """Say what training costs; None for foreign models, whose arithmetic nobody counted."""
+    from experiments.asr.cost import TrainingCost
     from experiments.asr.model import PRESETS
 
     if chosen.model not in PRESETS:
         return None
-    settings = chosen.model_changes.apply(PRESETS[chosen.model])
-    return lambda seconds: training_flops(settings, labels, seconds)
+    return TrainingCost(
+        chosen.model_changes.apply(PRESETS[chosen.model]),
+        labels,
+        chosen.batching,
+        chosen.precision == "bfloat16",
+        published_speech(
+            chosen.dataset,
+            subsets=chosen.subsets,
+            language=chosen.language,
+            user_part=chosen.user_part,
+        ),
+    )
