@@ -101,7 +101,6 @@ def test_the_published_rates_fall_as_published(name: str, rates: dict[int, float
     for step, rate in rates.items():
         assert recipe.learning_rate * factor(step) == pytest.approx(rate)
     assert recipe.optimizer == "fedlars"
-    assert (recipe.loss, recipe.pad_text) == ("utterance", True)
     assert recipe.hyperparameters() == {
         "momentum": 0.9,
         "trust_coefficient": 0.001,
