@@ -14,15 +14,22 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-Found = dict[str, Any]
+from experiments.benchmarks.engine_scaling import (
+    Found,
+    cohort,
+    cost,
+    population,
+    run_json,
+    start,
+    workers,
+)
+
 MOVED = 0.10
 
 
@@ -91,27 +98,6 @@ GOALS = (
 )
 
 
-def run_json(command: Sequence[str]) -> Any:
-    """Run a measurement in a process of its own and read its last line."""
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONWARNINGS": "ignore",
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def cost(**wish: Any) -> Found:
-    """Run one simulation in a fresh process and measure it."""
-    module = "experiments.benchmarks.engine_costs"
-    found: Found = run_json([sys.executable, "-m", module, json.dumps(wish)])
-    return found
-
-
 def plain_loops(quick: bool) -> Found:
     """Time fedopt beside the plain loop at each size, in stacks where it chooses them, and not."""
     from experiments.benchmarks.engine_rounds import beside_plain
@@ -120,9 +106,9 @@ def plain_loops(quick: bool) -> Found:
     plans += [("1M", 100, 2 if quick else 4, None), ("1M", 100, 2, 1)]
     plans += [] if quick else [("10M", 100, 2, None)]
     found = {}
-    for size, cohort, rounds, at_once in plans:
+    for size, users, rounds, at_once in plans:
         name = size if at_once is None else f"{size}, one user at a time"
-        found[name] = told(name, beside_plain(size, cohort, rounds, at_once))
+        found[name] = told(name, beside_plain(size, users, rounds, at_once))
     return found
 
 
@@ -170,47 +156,6 @@ def flower(quick: bool) -> Found:
             },
         )
     return found
-
-
-def workers(quick: bool) -> Found:
-    """Compare the throughput of two Ray workers with that of one."""
-    wish = {"size": "1M", "cohort": 100, "rounds": 3 if quick else 5, "users_at_once": 1}
-    rates = {n: cost(engine="ray", workers=n, **wish)["users_per_second"] for n in (1, 2)}
-    return {"users_per_second": rates, "ratio": round(rates[2] / rates[1], 3)}
-
-
-def start() -> Found:
-    """Measure the time from the call to the first row of the log, imports done before."""
-    wish = {"size": "10k", "cohort": 10, "rounds": 2, "users_at_once": 1}
-    local, ray = cost(**wish), cost(engine="ray", workers=2, **wish)
-    code = (
-        "import ray, time; begun = time.perf_counter();"
-        "ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False);"
-        "print(time.perf_counter() - begun)"
-    )
-    alone = run_json([sys.executable, "-c", code])
-    beyond = ray["seconds_to_first_round"] - alone
-    return {
-        "local": local,
-        "ray": ray,
-        "ray_init_seconds": round(alone, 3),
-        "ray_beyond_init": round(beyond, 3),
-    }
-
-
-def cohort() -> Found:
-    """Measure the time per user for growing cohorts; it should not change."""
-    found = {n: cost(size="10k", cohort=n, rounds=5, users_at_once=1) for n in (25, 50, 100, 200)}
-    small, large = (found[n]["milliseconds_per_user"] for n in (25, 200))
-    return {"runs": list(found.values()), "ratio": round(large / small, 3)}
-
-
-def population() -> Found:
-    """Measure a round for growing populations of virtual users; it should not change."""
-    wish = {"size": "10k", "cohort": 200, "rounds": 5, "users_at_once": 1}
-    found = {n: cost(population=n, **wish) for n in (10**4, 10**6, 10**9)}
-    small, large = (found[n]["seconds_per_round"] for n in (10**4, 10**9))
-    return {"runs": list(found.values()), "ratio": round(large / small, 3)}
 
 
 def told(name: str, found: Found) -> Found:
