@@ -296,12 +296,13 @@ def test_an_evaluation_that_could_not_read_all_says_so_and_never_looks_perfect(
     built = SpeechTask(
         Corpus("hand-made", utterances, _read), lambda labels: build_model("tiny", labels)
     )
-    with caplog.at_level(logging.WARNING, "experiments.asr.task"):
+    with caplog.at_level(logging.WARNING, "experiments.asr.speech_task"):
         for _ in range(2):
             metrics = built.evaluate(built.model(), "dev")
     assert metrics["evaluated_utterances"] == read
     assert ("wer" in metrics, "loss" in metrics) == (bool(read), bool(read))
-    (said,) = [each.message for each in caplog.records if each.name == "experiments.asr.task"]
+    ours = "experiments.asr.speech_task"
+    (said,) = [each.message for each in caplog.records if each.name == ours]
     assert said == (
         "Evaluated 1 of 2 utterances of the dev split"
         if read

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from experiments.asr.batching import Batching, SpeechBatch
     from experiments.asr.sounds import SoundBatch
-    from experiments.asr.task import SpeechTask
+    from experiments.asr.speech_task import SpeechTask
     from fedopt.central import CentralTraining
 
 Report = Callable[[int, float, dict[str, float]], None]
