@@ -114,9 +114,25 @@ def measured(wish: Mapping[str, Any]) -> dict[str, Any]:
         "milliseconds_per_user": round(
             statistics.median(s / max(n, 1) for s, n in zip(seconds, users, strict=True)) * 1e3, 4
         ),
+        "shares_of_round": shares(trained, seconds),
         "driver_megabytes": round(peak_megabytes(torch.device("cpu")), 1),
         "worker_megabytes": round(max(found["peak_memory_megabytes"] for found in trained), 1),
     }
+
+
+def shares(rows: Sequence[Mapping[str, Any]], seconds: Sequence[float]) -> dict[str, float]:
+    """Say where rounds went: charge and messages beforehand, workers and back, and what followed.
+
+    seconds: of each round, until its line is in the log. What follows the exchange is the server's
+    step, the checkpoint, the ledger's commit and the log.
+    """
+    whole = sum(seconds)
+    spent = {
+        name: sum(row["seconds_by_phase"][name] for row in rows) / whole
+        for name in ("configure", "exchange")
+    }
+    spent["release"] = 1.0 - sum(spent.values())
+    return {name: round(share, 3) for name, share in spent.items()}
 
 
 def import_everything(engine: str) -> None:
