@@ -20,6 +20,11 @@ def weights_record(weights: Mapping[str, NDArray[Any]]) -> ArrayRecord:
     return ArrayRecord({name: Array(np.asarray(a, order="C")) for name, a in weights.items()})
 
 
+def arrays_of(record: ArrayRecord) -> dict[str, NDArray[Any]]:
+    """Unpack named arrays of whoever packed them into copies that may be written to."""
+    return {name: array.numpy() for name, array in record.items()}
+
+
 def weights_of(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
     """Unpack named arrays, to be read and not written."""
     return {name: unpacked(array) for name, array in record.items()}

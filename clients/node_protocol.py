@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.app import Message, MetricRecord, RecordDict
 
+from clients.arrays import arrays_of
 from clients.protocol import METRICS
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def only_arrays(content: RecordDict) -> tuple[str, dict[str, NDArray[Any]]]:
     if len(content.array_records) != 1:
         raise ValueError(f"holds {len(content.array_records)} array records, one is wanted")
     ((key, record),) = content.array_records.items()
-    return key, {name: array.numpy() for name, array in record.items()}
+    return key, arrays_of(record)
 
 
 def marks(content: RecordDict) -> tuple[bool, bool]:

@@ -206,13 +206,11 @@ def _run(
     run.findings.logs = given is not None or run.settings.engine.engine != "local"
     if on_start is not None:
         on_start(announcement(run))
-    from fedopt.report import load_libraries
-
     engine = run.settings.engine
     own_memory = engine.worker_megabytes or 0.0 if engine.engine == "local" else 0.0
     with ThreadPoolExecutor(1) as beside:
         if report and engine.engine == "ray":
-            beside.submit(load_libraries)
+            beside.submit(load_report_libraries)
         try:
             with (
                 contextlib.nullcontext(given) if given else open_grid(run, beside) as grid,
@@ -223,6 +221,13 @@ def _run(
             _close(run, report)
             raise
         return Result(run.model, run.history, _close(run, report), run.folder)
+
+
+def load_report_libraries() -> None:
+    """Import what the report needs; in a thread of its own, so that no start waits for it."""
+    from fedopt.report import load_libraries
+
+    load_libraries()
 
 
 def _close(run: Run, report: bool) -> dict[str, Any]:
@@ -247,14 +252,19 @@ def describe(run: Run) -> dict[str, Any]:
     """Describe model and data for the report."""
     from clients.local_training import trainable
 
-    known = run_directory.read_provenance(run.folder).get("data", {})
     return {
         "data_users": len(run.task.user_ids()),
         "users_hash": users_hash(run.task.user_ids()),
         "metric": getattr(run.task, "metric", "loss"),
         "layers": [[name, p.numel()] for name, p in trainable(run.model).items()],
-        "data": known | dict(getattr(run.task, "describe", dict)()),
+        "data": data_so_far(run),
     }
+
+
+def data_so_far(run: Run) -> dict[str, Any]:
+    """Describe the data; what an interrupted run found and nobody has read again stays."""
+    known: dict[str, Any] = run_directory.read_provenance(run.folder).get("data", {})
+    return known | dict(getattr(run.task, "describe", dict)())
 
 
 def data_at_the_end(run: Run) -> dict[str, Any]:
@@ -263,7 +273,7 @@ def data_at_the_end(run: Run) -> dict[str, Any]:
 
     if hasattr(run.task, "findings"):
         run.findings.add(run.task.findings(), logged=False)
-    found: dict[str, Any] = describe(run)["data"]
+    found = data_so_far(run)
     if hasattr(run.task, "describe_training"):
         phases = added_up(row.get("seconds_by_phase", {}) for row in run.history)
         seconds = phases.get("data", 0.0) + phases.get("training", 0.0)

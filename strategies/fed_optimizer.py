@@ -15,6 +15,7 @@ from flwr.serverapp.exception import InconsistentMessageReplies, PrivacyBudgetEx
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from flwr.serverapp.strategy import Result
 
+from clients.arrays import arrays_of
 from privacy.errors import BudgetExhausted, SettingsError
 from privacy.plan import PrivacyPlan
 from strategies.checkpoint import CheckpointFolder
@@ -28,7 +29,7 @@ from strategies.plug_in import (
     refuse_with_plan,
     run_directory,
 )
-from strategies.private_training import PrivateTraining, arrays_of
+from strategies.private_training import PrivateTraining
 from strategies.round_record import RoundRecord
 from strategies.schedules import advice
 from strategies.server_model import OptimizerFactory, ServerModel

@@ -13,10 +13,9 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp.exception import InconsistentMessageReplies
 from numpy.typing import NDArray
 
-from clients.arrays import weights_record
+from clients.arrays import arrays_of, weights_record
 from privacy.errors import CheckpointError
 from strategies.checkpoint import Checkpoint, CheckpointFolder
-from strategies.private_training import arrays_of
 from strategies.server_model import ServerModel
 
 

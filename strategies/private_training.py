@@ -221,8 +221,3 @@ class PrivateTraining:
             "record": asdict(record),
         }
         return Checkpoint(record.round, weights, self.model.optimizer.state_dict(), facts)
-
-
-def arrays_of(record: ArrayRecord) -> dict[str, Any]:
-    """Unpack Flower arrays into numpy arrays by name."""
-    return {name: array.numpy() for name, array in record.items()}

@@ -74,8 +74,8 @@ def _run(given: argparse.Namespace, recipe: Recipe) -> None:
                 "recipe": given.recipe,
                 "steps": str(step),
                 "model": options.get("model", "tiny"),
+                "seed": str(given.seed),
             }
-            about["seed"] = str(given.seed)
             save_model(model, Path(given.output), about, speech.signature())
 
     train_centrally(
