@@ -315,6 +315,7 @@ def _train(settings: config.Settings, folder: Path, given: argparse.Namespace) -
 
 def summary(result: Result) -> str:
     """Sum up a finished run in a few lines."""
+    from fedopt.progress import time_by_phase
     from privacy.statement import round_up
 
     report = result.report
@@ -335,6 +336,7 @@ def summary(result: Result) -> str:
             f"epsilon as run: {round_up(report['as_run']['epsilon']['value'])}"
             + (f" ({report['as_run']['strength']})" if report["as_run"]["strength"] else ""),
             report["statement"],
+            time_by_phase(result.history),
             f"report: {result.path / run_directory.REPORT_HTML}",
         ]
     )

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fedopt.config import Settings
@@ -113,3 +113,21 @@ class Progress:
 def at_once(users: int) -> str:
     """Say that users are trained in stacks, where they are."""
     return f", {users} at once" if users > 1 else ""
+
+
+def time_by_phase(rows: Iterable[Row]) -> str:
+    """Say how long rounds took, and what of the workers' time was not training steps, by phase."""
+    from strategies.round_record import added_up
+
+    kept = list(rows)
+    rounds = sum(row.get("seconds", 0.0) for row in kept)
+    spent = added_up(row.get("seconds_by_phase", {}) for row in kept)
+    besides = ", ".join(
+        f"{name} {spent[name]:.1f} s" for name in ("configure", "evaluation") if name in spent
+    )
+    work = {
+        name: spent[name] for name in ("training", "data", "clipping", "noise") if name in spent
+    }
+    whole = sum(work.values()) or 1.0
+    shares = ", ".join(f"{name} {seconds / whole:.1%}" for name, seconds in work.items())
+    return f"time: rounds {rounds:.1f} s ({besides}); the workers' share: {shares}"

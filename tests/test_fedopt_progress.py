@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from engine_runs import engine_settings
 
-from fedopt.progress import Progress
+from fedopt.progress import Progress, time_by_phase
 
 FACTS = {
     "strategy": "fedadam",
@@ -125,3 +125,21 @@ def test_flowers_logger_is_left_as_it_was() -> None:
     with started(quiet=True).shown(verbose=False):
         assert flower.level == logging.ERROR
     assert flower.level == before
+
+
+def test_the_time_outside_training_is_told_by_phase() -> None:
+    rows = [
+        {"round": 0, "seconds_by_phase": {"evaluation": 0.5}},
+        {
+            "round": 1,
+            "seconds": 4.0,
+            "seconds_by_phase": {
+                "training": 6.0, "data": 1.0, "clipping": 0.5, "noise": 0.5, "configure": 0.25,
+                "exchange": 3.5,
+            },
+        },
+    ]  # fmt: skip
+    assert time_by_phase(rows) == (
+        "time: rounds 4.0 s (configure 0.2 s, evaluation 0.5 s); "
+        "the workers' share: training 75.0%, data 12.5%, clipping 6.2%, noise 6.2%"
+    )
