@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.asr.central_batches import EndlessBatches
 from experiments.asr.recipes import RECIPES, Recipe, wanted_recipe
-from privacy.errors import SettingsError
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +113,7 @@ def train_model(
     speech.prepare(next(model.parameters()).device)
     optimizer = _optimizer(recipe, model)
     factor = recipe.rate_factor(steps)
-    batches = _endless_batches(speech, np.random.default_rng(seed), batching)
+    batches = iter(EndlessBatches(speech.all_training_data(batching), seed))
     losses: list[float] = []
     metrics: dict[str, float] = {}
     torch.manual_seed(seed)
@@ -158,18 +158,3 @@ def _step(
     torch.nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT_NORM)
     optimizer.step()
     return loss.item()
-
-
-def _endless_batches(
-    speech: SpeechTask, generator: np.random.Generator, batching: Batching | None
-) -> Iterator[SpeechBatch | SoundBatch]:
-    everyone = speech.all_training_data(batching)
-    while True:
-        empty = True
-        for batch in everyone.batches(generator):
-            empty = False
-            yield batch
-        if empty:
-            raise SettingsError(
-                "the corpus must hold training speech that can be read, got none; see the warnings"
-            )
