@@ -46,6 +46,7 @@ class SpeechTask:
     """
 
     metric = "wer"
+    resumes_centrally = True
 
     def __init__(
         self,
@@ -146,7 +147,7 @@ class SpeechTask:
         wanted: CentralTraining,
         progress: Callable[[int, float, Mapping[str, float]], None],
     ) -> None:
-        """Train a model in place on all speakers' utterances together.
+        """Train a model in place on all speakers' utterances together, or go on with it.
 
         Raises: SettingsError where an option is unknown or out of range.
         """
