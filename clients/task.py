@@ -38,6 +38,7 @@ class Task(Protocol):
     `halve(batch)`: cut a batch that the device's memory does not hold: list of (weight, batch),
     where the loss of the whole is the weighted sum of theirs (default: tensors by rows);
     `train_centrally(model, wanted, progress)`: train in one place, for `--strategy central`;
+    `resumes_centrally`: True where that keeps and takes its state, for `--resume` of such a run;
     `signature()`: mapping of str to str, what the weights depend on and their shapes do not show,
     such as a token set: model files carry it, and `--init-from` refuses a file with another one;
     `describe()`: mapping of str to str, int or float for the report: corpus, hours, drops;

@@ -8,28 +8,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedopt import central, run_directory
+from fedopt.central_reports import Row
+from fedopt.central_state import can_be_resumed
 
 if TYPE_CHECKING:
     from fedopt.config import Settings
 
 
-def train_centrally(settings: Settings, folder: Path, *, quiet: bool, json_events: bool) -> int:
+def train_centrally(
+    settings: Settings, folder: Path, *, resume: bool, quiet: bool, json_events: bool
+) -> int:
     """Train as the settings say, rows on stderr and the result on stdout; returns the exit code."""
 
-    def shown(row: central.Row) -> None:
+    def shown(row: Row) -> None:
         if json_events:
             print(json.dumps({"event": "step", **row}), flush=True)
         if not quiet:
             print(line_of(row), file=sys.stderr, flush=True)
 
     try:
-        report = central.train(settings, folder, shown=shown)
+        report = central.train(settings, folder, resume=resume, shown=shown)
     except KeyboardInterrupt:
-        print(
-            f"fedopt: interrupted; {_kept(folder)}a central training starts anew, in another "
-            "--output",
-            file=sys.stderr,
-        )
+        print(f"fedopt: interrupted; {_what_now(folder)}", file=sys.stderr)
         return 130
     finished = {"event": "finished", "path": str(folder), "statement": report["statement"]}
     finished |= {key: report[key] for key in ("metric", "development", "test")}
@@ -37,13 +37,16 @@ def train_centrally(settings: Settings, folder: Path, *, quiet: bool, json_event
     return 0
 
 
-def _kept(folder: Path) -> str:
-    """Say where the weights of the last report are, if there was one."""
+def _what_now(folder: Path) -> str:
+    """Say how to go on, or where the weights of the last report are, if there was one."""
+    if can_be_resumed(folder):
+        return f"go on with: fedopt run --resume --output {folder}"
     model = folder / run_directory.MODEL
-    return f"the last report's weights are kept for --init-from {model}; " if model.exists() else ""
+    kept = f"the last report's weights are kept for --init-from {model}; " if model.exists() else ""
+    return f"{kept}a central training of this task starts anew, in another --output"
 
 
-def line_of(row: central.Row) -> str:
+def line_of(row: Row) -> str:
     """Put step, training loss and metrics on one line."""
     numbers = [
         f"{name.replace('_', ' ')} {value:.3f}"
@@ -66,21 +69,13 @@ def summary(report: dict[str, Any], folder: Path) -> str:
             "steps in one place",
             report["statement"],
             f"first weights of a private run: --init-from {folder / run_directory.MODEL}",
-            f"report: {folder / central.REPORT}",
+            f"report: {folder / run_directory.CENTRAL_REPORT}",
         ]
     )
 
 
-def unused_words(*, resume: bool, dry_run: bool) -> list[str]:
+def unused_words(*, dry_run: bool) -> list[str]:
     """Refuse flags of `fedopt run` that are no settings and mean nothing here."""
-    problems = []
-    if resume:
-        problems.append(
-            "resume is for private runs, got it with strategy central; start it anew "
-            "in another --output, with --init-from the model.safetensors of its last report"
-        )
-    if dry_run:
-        problems.append(
-            "dry-run shows a privacy plan, got it with strategy central, which has none; leave it"
-        )
-    return problems
+    if not dry_run:
+        return []
+    return ["dry-run shows a privacy plan, got it with strategy central, which has none; leave it"]

@@ -99,12 +99,13 @@ def _write_run(folder: Path, form: str, output: str | None) -> int:
 
 
 def _refuse_central(folder: Path) -> None:
-    from fedopt.central import REPORT
+    from fedopt import run_directory
 
-    if (folder / REPORT).is_file():
+    names = (run_directory.CENTRAL_REPORT, run_directory.STEPS)
+    if found := [name for name in names if (folder / name).is_file()]:
         raise SettingsError(
             f"run must be one with a privacy ledger, got {folder.name!r}, which was trained "
-            f"centrally and has no guarantee; its results are in {REPORT}"
+            f"centrally and has no guarantee; its results are in {found[0]}"
         )
 
 

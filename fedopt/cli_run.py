@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedopt import config, run_directory
+from fedopt.central_settings import CENTRAL, unused_settings
 from fedopt.cli_parser import COMMANDS, Parser, parse_all
 from privacy.errors import BudgetExhausted, SettingsError
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from fedopt.run import Result
 
 Tables = dict[str, dict[str, Any]]
-CENTRAL = "central"
 
 FLAGS = {
     "what is claimed and accounted": (
@@ -117,7 +117,11 @@ def run(arguments: list[str]) -> int:
         from fedopt.cli_central import train_centrally
 
         return train_centrally(
-            settings, folder, quiet=given.quiet or given.json, json_events=given.json
+            settings,
+            folder,
+            resume=given.resume,
+            quiet=given.quiet or given.json,
+            json_events=given.json,
         )
     if given.dry_run:
         from fedopt.dry_run import show_plan
@@ -171,12 +175,11 @@ def _table_problems(tables: Tables, dry_run: bool) -> list[str]:
 
 def _central_problems(given: argparse.Namespace, assigned: Tables) -> list[str]:
     """Refuse what was written on the command line and means nothing in central training."""
-    from fedopt.central import unused_settings
     from fedopt.cli_central import unused_words
 
     written = _flag_tables(given)
     merge(written, assigned)
-    return unused_settings(written) + unused_words(resume=given.resume, dry_run=given.dry_run)
+    return unused_settings(written) + unused_words(dry_run=given.dry_run)
 
 
 def _lay_over(tables: Tables, more: Tables) -> None:

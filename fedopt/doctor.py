@@ -19,6 +19,7 @@ PACKAGES = (
     "flwr",
     "torch",
     "torchaudio",
+    "flashlight-text",
     "numpy",
     "opacus",
     "dp-accounting",
@@ -117,9 +118,9 @@ def run() -> int:
     """Print what is installed, what the machine offers, and which engine would be chosen."""
     rows, problems, told = findings()
     for name, value in rows:
-        print(f"{name:<14} {value}")
+        print(f"{name:<16} {value}")
     for hint in told:
-        print(f"{'hint':<14} {hint}")
+        print(f"{'hint':<16} {hint}")
     for problem in problems:
-        print(f"{'problem':<14} {problem}")
+        print(f"{'problem':<16} {problem}")
     return 2 if problems else 0

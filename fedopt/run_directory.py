@@ -32,6 +32,8 @@ LOCK, PARTIAL = ".lock", ".partial"
 AUDIT = "audit.json"
 FINDINGS = "data-findings.jsonl"
 REPORT_JSON, REPORT_HTML = "privacy-report.json", "privacy-report.html"
+STEPS, CENTRAL_REPORT = "steps.jsonl", "central-report.json"
+"""Of a central training, in place of rounds and privacy report."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -147,16 +149,20 @@ def opened(folder: Path) -> Iterator[None]:
         try:
             yield
         except FedOptError:
-            rows = folder / ROUNDS
-            if fresh and not (rows.exists() and rows.stat().st_size):
+            if fresh and not _has_rows(folder):
                 _clear(folder, made)
             raise
+
+
+def _has_rows(folder: Path) -> bool:
+    logs = (folder / ROUNDS, folder / STEPS)
+    return any(log.exists() and log.stat().st_size for log in logs)
 
 
 def _clear(folder: Path, made: Sequence[Path]) -> None:
     """Remove the beginning of a run, and the folders that were made for it and are empty."""
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    for name in (CONFIG, PROVENANCE, ROUNDS, LEDGER, FINDINGS, LOCK):
+    for name in (CONFIG, PROVENANCE, ROUNDS, STEPS, LEDGER, FINDINGS, LOCK):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         for place in made:

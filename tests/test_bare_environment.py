@@ -18,7 +18,15 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = ("ray", "torchaudio", "soundfile", "jiwer", "matplotlib", "pytorch_optimizer")
+EXTRAS = (
+    "ray",
+    "torchaudio",
+    "soundfile",
+    "jiwer",
+    "flashlight",
+    "matplotlib",
+    "pytorch_optimizer",
+)
 
 TRAIN = """
 import importlib.util, logging, sys

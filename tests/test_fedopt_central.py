@@ -9,7 +9,9 @@ import pytest
 from engine_tasks import task as engine_task
 
 from fedopt import cli_central
-from fedopt.central import NO_GUARANTEE, TrainsCentrally, unused_settings
+from fedopt.central import TrainsCentrally
+from fedopt.central_reports import NO_GUARANTEE
+from fedopt.central_settings import unused_settings
 from fedopt.cli import main
 from privacy.errors import SettingsError
 
@@ -41,12 +43,12 @@ def test_a_central_run_learns_says_no_guarantee_and_starts_a_private_one(
 def test_what_means_nothing_there_is_refused_in_one_sentence_each(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ["--cohort", "9", "--clipping", "global", "--workers", "3", "--resume", "--dry-run"]
+    more = ["--cohort", "9", "--clipping", "global", "--workers", "3", "--dry-run"]
     more += ["--set", "client.momentum=0.5"]
     assert main([*CENTRAL, *more, "--output", str(tmp_path / "run")]) == 2
     told = capsys.readouterr().err.splitlines()
     assert "got cohort, clipping, workers, momentum; leave them out" in told[0]
-    assert [line.split()[1] for line in told[1:]] == ["resume", "dry-run"]
+    assert [line.split()[1] for line in told[1:]] == ["dry-run"]
     assert not (tmp_path / "run").exists()
 
 
@@ -68,6 +70,7 @@ def test_a_presets_federated_server_is_left_behind(tmp_path: Path) -> None:
     assert "tau" not in written
     assert "cohort" not in written
     assert "rounds = 3" in written
+    assert "eval_every" not in written  # the task chose
 
 
 def test_a_task_without_central_training_is_refused(
@@ -102,13 +105,16 @@ def test_the_report_and_its_check_refuse_a_central_run_in_one_sentence(
 ) -> None:
     folder = tmp_path / "run"
     assert main([*CENTRAL, "--rounds", "1", "--quiet", "--output", str(folder)]) == 0
-    for more in ([], ["--verify"]):
-        capsys.readouterr()
-        assert main(["report", str(folder), *more]) == 2
-        assert "trained centrally and has no guarantee" in capsys.readouterr().err
+    for name in ("central-report.json", "steps.jsonl"):
+        for more in ([], ["--verify"]):
+            capsys.readouterr()
+            assert main(["report", str(folder), *more]) == 2
+            (told,) = capsys.readouterr().err.splitlines()
+            assert f"trained centrally and has no guarantee; its results are in {name}" in told
+        (folder / name).unlink()  # as of one that was interrupted
 
 
-def test_an_interrupted_training_keeps_the_weights_of_its_last_report(
+def test_a_task_that_keeps_no_state_leaves_the_weights_of_its_last_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line_of = cli_central.line_of
@@ -124,14 +130,17 @@ def test_an_interrupted_training_keeps_the_weights_of_its_last_report(
     assert main(command) == 130
     model = folder / "model.safetensors"
     told = capsys.readouterr().err
-    assert f"kept for --init-from {model}; a central training starts anew" in told
+    assert f"kept for --init-from {model}; a central training of this task starts anew" in told
     rows = (folder / "steps.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [20, 40]
     monkeypatch.undo()
     more = ["--init-from", str(model), "--rounds", "1", "--output", str(tmp_path / "next")]
     assert main([*CENTRAL, *more, "--quiet"]) == 0
+    capsys.readouterr()
     assert main([*command, "--resume"]) == 2
-    assert "with --init-from the model.safetensors of its last report" in capsys.readouterr().err
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "resume needs a task that keeps the state of its training, got experiments.cl" in told
+    assert "with --init-from the model.safetensors of its last report" in told
 
 
 def test_json_events_end_with_the_result(

@@ -73,13 +73,13 @@ def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
         pass
 
 
-def begin(folder: Path, stops: bool = False, beside: Path | None = None) -> None:
-    """Begin a run that is refused; `stops`: only after its first row."""
+def begin(folder: Path, stops: str = "", beside: Path | None = None) -> None:
+    """Begin a run that is refused; `stops`: only after its first row, in the log of that name."""
     with opened(folder):
         write_config(folder, Settings())
         write_provenance(folder, {"run_id": "x"})
         if stops:
-            (folder / "rounds.jsonl").write_text('{"round": 0}\n')
+            (folder / stops).write_text('{"round": 0}\n')
         if beside is not None:
             beside.mkdir()
         raise LedgerError("refused")
@@ -98,10 +98,11 @@ def test_an_empty_folder_that_was_there_stays(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_with_a_row_is_kept_when_it_stops(tmp_path: Path) -> None:
+@pytest.mark.parametrize("log", ["rounds.jsonl", "steps.jsonl"])
+def test_a_run_with_a_row_is_kept_when_it_stops(log: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(LedgerError):
-        begin(folder, stops=True)
+        begin(folder, stops=log)
     assert is_run(folder)
     with pytest.raises(LedgerError):
         begin(folder)

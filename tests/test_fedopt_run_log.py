@@ -48,3 +48,12 @@ def test_rounds_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     assert log.keep_until(1) == ROWS[:2]
     assert log.rows() == ROWS[:2]
     assert [path.name for path in tmp_path.iterdir()] == ["rounds.jsonl"]
+
+
+def test_rows_may_count_something_else_and_be_replaced(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "steps.jsonl", "step")
+    for step in (2, 4, 6):
+        log.append({"step": step})
+    assert log.keep_until(4) == [{"step": 2}, {"step": 4}]
+    log.replace([{"step": 2}, {"step": 3}])
+    assert log.rows() == [{"step": 2}, {"step": 3}]

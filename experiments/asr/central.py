@@ -2,7 +2,8 @@
 
 python -m experiments.asr.central --dataset synthetic --steps 400 --output seed.safetensors
 
-`fedopt run --strategy central` does the same with the settings of a run.
+`fedopt run --strategy central` does the same with the settings of a run, and goes on with --resume
+where it was interrupted; here only the weights of the last report are kept.
 """
 
 from __future__ import annotations

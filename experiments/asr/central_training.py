@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.asr.central_batches import EndlessBatches
 from experiments.asr.recipes import RECIPES, Recipe, wanted_recipe
-from privacy.errors import SettingsError
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from experiments.asr.sounds import SoundBatch
     from experiments.asr.speech_task import SpeechTask
     from fedopt.central import CentralTraining
+    from fedopt.central_state import TrainingState
 
 Report = Callable[[int, float, dict[str, float]], None]
 """Is told: steps done, mean training loss since the last report, metrics on the split."""
@@ -88,6 +89,8 @@ def train_as_wanted(
         report_every=wanted.report_every or DEFAULT_REPORT_EVERY,
         report=report,
         batching=batching,
+        go_on_from=wanted.go_on_from,
+        keep=wanted.keep,
     )
 
 
@@ -101,30 +104,54 @@ def train_model(
     report_every: int,
     report: Report,
     batching: Batching | None = None,
+    go_on_from: TrainingState | None = None,
+    keep: Callable[[TrainingState], None] = lambda state: None,
 ) -> dict[str, float]:
     """Train a model in place; returns its last metrics on the development split.
 
     batching: in place of the task's own, which is made for one user. Dropout draws from torch's
-    global generator, which is seeded here.
-    Raises: SettingsError when the corpus yields no batch.
+    global generator, which is seeded here. go_on_from: where an interrupted training stood; what
+    its epoch had used is not read again. keep: is given the state before each report.
+    Raises: SettingsError when the corpus yields no batch, or is not that of the interrupted
+    training; CheckpointError when the state is of another model or optimizer.
     """
-    import torch
+    from fedopt.central_state import state_of
 
     speech.prepare(next(model.parameters()).device)
     optimizer = _optimizer(recipe, model)
     factor = recipe.rate_factor(steps)
-    batches = _endless_batches(speech, np.random.default_rng(seed), batching)
+    place = go_on_from.place if go_on_from else None
+    batches = EndlessBatches(speech.all_training_data(batching), seed, place)
     losses: list[float] = []
     metrics: dict[str, float] = {}
-    torch.manual_seed(seed)
-    for step in range(1, steps + 1):
+    done = _begin(seed, go_on_from, model, optimizer)
+    for step, batch in zip(range(done + 1, steps + 1), batches, strict=False):
         optimizer.param_groups[0]["lr"] = recipe.learning_rate * factor(step)
-        losses.append(_step(speech, model, optimizer, next(batches)))
+        losses.append(_step(speech, model, optimizer, batch))
         if step % report_every == 0 or step == steps:
             metrics = dict(speech.evaluate(model, "dev"))
+            keep(state_of(step, model, optimizer, batches.place()))
             report(step, float(np.mean(losses)), metrics)
             losses.clear()
     return metrics
+
+
+def _begin(
+    seed: int,
+    go_on_from: TrainingState | None,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> int:
+    """Seed torch's generators, or set all to where a training stood; returns the steps done."""
+    import torch
+
+    from fedopt.central_state import put_back
+
+    torch.manual_seed(seed)
+    if go_on_from is None:
+        return 0
+    put_back(go_on_from, model, optimizer)
+    return go_on_from.step
 
 
 def _optimizer(recipe: Recipe, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -158,18 +185,3 @@ def _step(
     torch.nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT_NORM)
     optimizer.step()
     return loss.item()
-
-
-def _endless_batches(
-    speech: SpeechTask, generator: np.random.Generator, batching: Batching | None
-) -> Iterator[SpeechBatch | SoundBatch]:
-    everyone = speech.all_training_data(batching)
-    while True:
-        empty = True
-        for batch in everyone.batches(generator):
-            empty = False
-            yield batch
-        if empty:
-            raise SettingsError(
-                "the corpus must hold training speech that can be read, got none; see the warnings"
-            )

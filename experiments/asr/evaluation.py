@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 Forward = Callable[["torch.nn.Module", SpeechBatch], tuple["torch.Tensor", "torch.Tensor"]]
 Loss = Callable[["torch.Tensor", "torch.Tensor", SpeechBatch], "torch.Tensor"]
+Decode = Callable[["torch.Tensor", "torch.Tensor"], list[str]]
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,18 @@ def measure(
     forward: Forward,
     loss_of: Loss,
     per: str = "character",
+    decode: Decode | None = None,
 ) -> Measured:
-    """Decode every batch greedily and count the errors of each speaker.
+    """Decode every batch and count the errors of each speaker.
 
     batches: utterances beside their batch on the model's device. per: what `loss_of` is the mean
-    over, one of experiments.asr.loss.MEANS. The model stays as it is.
+    over, one of experiments.asr.loss.MEANS. decode: writes the texts of logits and lengths; None
+    for the best label of every step. The model stays as it is.
     """
     import torch
 
     started = time.perf_counter()
+    write: Decode = decode or functools.partial(greedy_decode, tokens=tokens)
     said: defaultdict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     total_loss, spoken, frames, padded = 0.0, 0, 0, 0
     with torch.inference_mode():
@@ -95,7 +100,7 @@ def measure(
             spoken += weight
             frames += int(batch.feature_lengths.sum())
             padded += batch.features.shape[0] * batch.features.shape[1]
-            guesses = greedy_decode(logits, lengths, tokens)
+            guesses = write(logits, lengths)
             for item, guess in zip(utterances, guesses, strict=True):
                 said[item.speaker][0].append(item.text)
                 said[item.speaker][1].append(guess)

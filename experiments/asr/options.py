@@ -14,6 +14,7 @@ from experiments.asr.augmentation import PAPER_SPEC_AUGMENT, Augmentation
 from experiments.asr.batching import Batching
 from experiments.asr.common_voice import common_voice_corpus
 from experiments.asr.corpora import Corpus
+from experiments.asr.decoding import Decoding
 from experiments.asr.librispeech import librispeech_corpus
 from experiments.asr.loss import MEANS
 from experiments.asr.synthetic_corpus import (
@@ -27,6 +28,7 @@ from experiments.asr.users import cap_users, check_part, deal_evenly, keep_part
 from privacy.errors import SettingsError
 
 if TYPE_CHECKING:
+    from experiments.asr.beam_search import BeamSearch
     from experiments.asr.layers import Norm, Positions
     from experiments.asr.model import ModelChanges
 
@@ -67,6 +69,9 @@ class SpeechOptions:
     frequency axis. precision: "float32", or "bfloat16"
     for the arithmetic of forward passes (weights and loss stay float32). compiled: translate the
     blocks by torch.compile. checkpoint_activations: less memory, more arithmetic.
+    Evaluation. decoder: "greedy" writes the best label of every step, "beam" the most probable text
+    of a search, as lexicon (a file of one word a line) and language_model (a file of KenLM) allow;
+    beam_size, language_model_weight, word_score: see BeamSearch.
     Raises: SettingsError with one sentence per mistake.
     """
 
@@ -105,6 +110,12 @@ class SpeechOptions:
     precision: str = "float32"
     compiled: bool = False
     checkpoint_activations: bool = False
+    decoder: str = "greedy"
+    beam_size: int = 50
+    lexicon: str | Path | None = None
+    language_model: str | Path | None = None
+    language_model_weight: float = 2.0
+    word_score: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse every impossible option, all in one error."""
@@ -115,12 +126,13 @@ class SpeechOptions:
             lambda: check_model(self.model, self.model_changes),
             lambda: check_part(self.user_part),
             self.tokens,
+            self.beam_search,
             self.synthetic_settings,
         ):
             try:
                 check()
             except SettingsError as problem:
-                problems.extend(problem.problems)
+                problems.extend(each for each in problem.problems if each not in problems)
         if problems:
             raise SettingsError(problems)
 
@@ -195,6 +207,21 @@ class SpeechOptions:
         """
         characters = token_characters(self.language, self.characters)
         return Tokens(characters, self.transliterate, self.pad_text)
+
+    def beam_search(self) -> BeamSearch | None:
+        """Give the search that writes text in evaluations; None for the best label of every step.
+
+        Raises: SettingsError when its options are wrong or its lexicon cannot be used.
+        """
+        decoding = Decoding(
+            self.decoder,
+            self.beam_size,
+            self.lexicon,
+            self.language_model,
+            self.language_model_weight,
+            self.word_score,
+        )
+        return decoding.search(self.tokens())
 
     @property
     def batching(self) -> Batching:

@@ -32,11 +32,23 @@ class SpeechUser:
 
     def batches(self, generator: np.random.Generator) -> Iterator[SpeechBatch | SoundBatch]:
         """Yield the batches of one epoch; order and variations are drawn from `generator`."""
+        for batch in self.batches_of(self.groups(generator), generator):
+            if batch is not None:
+                yield batch
+
+    def groups(self, generator: np.random.Generator) -> list[list[Utterance]]:
+        """Draw which utterances share a batch, and the order of the batches, for one epoch."""
         lengths = [frames_of(utterance) for utterance in self.utterances]
-        groups = [
-            [self.utterances[place] for place in places]
-            for places in self.batching.draw(lengths, generator)
-        ]
+        drawn = self.batching.draw(lengths, generator)
+        return [[self.utterances[place] for place in places] for places in drawn]
+
+    def batches_of(
+        self, groups: Sequence[Sequence[Utterance]], generator: np.random.Generator
+    ) -> Iterator[SpeechBatch | SoundBatch | None]:
+        """Read group after group and yield a batch of each, None where none of it can be read.
+
+        The variations of a group are drawn from `generator` when its batch is asked for.
+        """
         for group, read in zip(
             groups, self.bank.read_ahead(groups, self.read_threads), strict=True
         ):
@@ -45,10 +57,12 @@ class SpeechUser:
                 for utterance, speech in zip(group, read, strict=True)
                 if speech is not None
             ]
-            if readable:
-                speech, variations, labels = zip(*readable, strict=True)
-                self.bank.notes.frames += sum(map(frames_in, speech))
-                yield put_together(speech, variations, labels, self.batching.pad_to_frames)
+            if not readable:
+                yield None
+                continue
+            speech, variations, labels = zip(*readable, strict=True)
+            self.bank.notes.frames += sum(map(frames_in, speech))
+            yield put_together(speech, variations, labels, self.batching.pad_to_frames)
 
     def padding_share(self) -> float:
         """Give the share of padding in the batches of one epoch, drawn with a fixed seed."""

@@ -27,6 +27,7 @@ from privacy.errors import SettingsError
 if TYPE_CHECKING:
     import torch
 
+    from experiments.asr.beam_search import BeamSearch
     from experiments.asr.cost import TrainingCost
     from fedopt.central import CentralTraining
 
@@ -45,6 +46,7 @@ class SpeechTask:
     """
 
     metric = "wer"
+    resumes_centrally = True
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class SpeechTask:
         features: str = "auto",
         cost: TrainingCost | None = None,
         loss_per: str = "character",
+        search: BeamSearch | None = None,
     ) -> None:
         self.corpus = corpus
         self.tokens = tokens or Tokens()
@@ -71,6 +74,7 @@ class SpeechTask:
         self._cost = cost
         self._features = features
         self.loss_per = loss_per
+        self._search = search
         self._notes = ReadingNotes()
         self._bank = SpeechBank(corpus, raw=features == "device", notes=self._notes)
         self._dropped = Drops()
@@ -143,7 +147,7 @@ class SpeechTask:
         wanted: CentralTraining,
         progress: Callable[[int, float, Mapping[str, float]], None],
     ) -> None:
-        """Train a model in place on all speakers' utterances together.
+        """Train a model in place on all speakers' utterances together, or go on with it.
 
         Raises: SettingsError where an option is unknown or out of range.
         """
@@ -224,7 +228,7 @@ class SpeechTask:
         was_training = model.training
         model.eval()
         self.latest = measure(
-            model, placed, self.tokens, self._forward, self._mean_loss, self.loss_per
+            model, placed, self.tokens, self._forward, self._mean_loss, self.loss_per, self._search
         )
         model.train(was_training)
         return self.latest.metrics | self._part_read(split, self.latest.utterances)
@@ -299,6 +303,8 @@ class SpeechTask:
         if self.latest is not None and self.latest.utterances:
             facts["real-time factor of evaluation"] = float(f"{self.latest.real_time_factor:.4g}")
             facts["padding share of evaluation"] = round(self.latest.padding_share, 4)
+        if self._search is not None:
+            facts |= self._search.describe()
         counts = Counter(self.corpus.notes) + self._dropped.notes
         facts.update({f"corpus: {reason}": count for reason, count in counts.items() if count})
         return facts | self._notes.counts
