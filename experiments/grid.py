@@ -13,13 +13,11 @@ from typing import Any
 
 from fedopt import run_directory
 from fedopt.cli_run import merge
-from fedopt.config import build_settings
+from fedopt.config import Tables, build_settings
 from privacy.errors import SettingsError
 
 CASE = "case"
 """Name of the axis that the cases make."""
-
-Tables = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)

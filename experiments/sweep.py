@@ -26,10 +26,11 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from experiments.grid import Cell, Grid, Tables, read_grid
+from experiments.grid import Cell, Grid, read_grid
 from experiments.sweep_figure import draw
 from fedopt import run_directory
 from fedopt.cli_run import read_assignments
+from fedopt.config import Tables
 from fedopt.doctor import commit, versions
 from privacy.errors import FedOptError, SettingsError
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedopt import run_directory
-from fedopt.config import BYTES_UNCHANGED, Settings, users_hash
+from fedopt.config import (
+    Settings,
+    Tables,
+    changed_tables,
+    refuse_changes,
+    tables_hash,
+    users_hash,
+)
 from privacy.errors import SettingsError
 
 CENTRAL = "central"
@@ -23,8 +28,6 @@ USED = {
 
 _CHOSEN_BY_TASK = {"privacy": "rounds", "run": "eval_every"}
 """Kept only where they were set: their defaults say nothing of central steps."""
-
-Tables = dict[str, dict[str, Any]]
 
 
 def unused_settings(given: Mapping[str, Any]) -> list[str]:
@@ -64,8 +67,7 @@ def used_tables(settings: Settings) -> Tables:
 
 def training_hash(settings: Settings, users: Sequence[str]) -> str:
     """Hash the settings that change bytes, and the data users, to tell trainings apart."""
-    text = json.dumps([_that_change_bytes(settings), users_hash(users)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return tables_hash(used_tables(settings), users_hash(users))
 
 
 def refuse_to_go_on(folder: Path, settings: Settings) -> None:
@@ -84,32 +86,4 @@ def refuse_to_go_on(folder: Path, settings: Settings) -> None:
             f"resume needs a training that was interrupted, got {str(folder)!r}, which is "
             f"finished; its results are in {run_directory.CENTRAL_REPORT}"
         )
-    if changes := _changes(_that_change_bytes(before), _that_change_bytes(settings)):
-        raise SettingsError(
-            "resume needs the settings of the interrupted run, got changes in "
-            f"{'; '.join(changes)}; leave them out or start a new run"
-        )
-
-
-def _that_change_bytes(settings: Settings) -> Tables:
-    return {
-        section: {
-            key: value
-            for key, value in table.items()
-            if key not in BYTES_UNCHANGED.get(section, set())
-        }
-        for section, table in used_tables(settings).items()
-    }
-
-
-def _changes(before: Tables, after: Tables) -> list[str]:
-    """Name what differs, old and new value; None where it is not set."""
-    found = []
-    for section in sorted(before.keys() | after.keys()):
-        old, new = before.get(section, {}), after.get(section, {})
-        found += [
-            f"{key.replace('_', '-')} {old.get(key)!r} -> {new.get(key)!r}"
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key)
-        ]
-    return found
+    refuse_changes(changed_tables(used_tables(before), used_tables(settings)))

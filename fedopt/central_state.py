@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedopt import run_directory
-from fedopt.weights import first_names
+from fedopt.weights import first_names, misfits
 from privacy.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -80,14 +80,7 @@ def put_back(
 
 def _put_back_weights(state: TrainingState, model: torch.nn.Module) -> None:
     own = _held(model)
-    wrong = sorted(
-        name
-        for name in own.keys() | state.weights.keys()
-        if name not in own
-        or name not in state.weights
-        or own[name].shape != state.weights[name].shape
-    )
-    if wrong:
+    if wrong := misfits(own, state.weights):
         raise CheckpointError(
             f"the state of step {state.step} must hold exactly the model's tensors; missing, left "
             f"over or of another shape: {first_names(wrong)}; start anew in another --output"

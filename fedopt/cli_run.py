@@ -21,7 +21,7 @@ from privacy.errors import BudgetExhausted, SettingsError
 if TYPE_CHECKING:
     from fedopt.run import Result
 
-Tables = dict[str, dict[str, Any]]
+Tables = config.Tables
 
 FLAGS = {
     "what is claimed and accounted": (

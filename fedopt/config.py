@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from privacy.errors import SettingsError
 
+Tables = dict[str, dict[str, Any]]
+"""Settings as plain values: by section, then by name."""
+
 SPEECH_TASK = "experiments.asr.task:task"
 Strategy = Literal[
     "fedavg",
@@ -287,8 +290,17 @@ def settings_hash(settings: Settings, users: str) -> str:
     equal, so this is what keeps two different runs from sharing noise; it also tells whether a run
     may be resumed.
     """
-    tables = settings.model_dump(mode="json")
-    kept = {
+    return tables_hash(settings.model_dump(mode="json"), users)
+
+
+def tables_hash(tables: Tables, users: str) -> str:
+    """Hash what changes bytes of settings as tables by section, and the data users' hash."""
+    text = json.dumps([_that_change_bytes(tables), users], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _that_change_bytes(tables: Tables) -> Tables:
+    return {
         section: {
             key: value
             for key, value in table.items()
@@ -296,17 +308,31 @@ def settings_hash(settings: Settings, users: str) -> str:
         }
         for section, table in tables.items()
     }
-    text = json.dumps([kept, users], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def changed_settings(old: Settings, new: Settings) -> list[str]:
     """Name the settings that change bytes and differ between two runs, old and new value."""
-    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
-    return [
-        f"{key.replace('_', '-')} {before[section][key]!r} -> {after[section][key]!r}"
-        for section, table in after.items()
-        for key in table
-        if key not in BYTES_UNCHANGED.get(section, set())
-        and before[section][key] != after[section][key]
-    ]
+    return changed_tables(old.model_dump(mode="json"), new.model_dump(mode="json"))
+
+
+def changed_tables(old: Tables, new: Tables) -> list[str]:
+    """Name what changes bytes and differs between tables by section; None where it is not set."""
+    before, after = _that_change_bytes(old), _that_change_bytes(new)
+    found = []
+    for section in before | after:
+        was, now = before.get(section, {}), after.get(section, {})
+        found += [
+            f"{key.replace('_', '-')} {was.get(key)!r} -> {now.get(key)!r}"
+            for key in was | now
+            if was.get(key) != now.get(key)
+        ]
+    return found
+
+
+def refuse_changes(changes: Sequence[str]) -> None:
+    """Refuse to go on with a run under other settings; raises SettingsError where there are any."""
+    if changes:
+        raise SettingsError(
+            "resume needs the settings of the interrupted run, got changes in "
+            f"{'; '.join(changes)}; leave them out or start a new run"
+        )

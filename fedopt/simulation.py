@@ -17,6 +17,7 @@ from fedopt.config import (
     Settings,
     build_settings,
     changed_settings,
+    refuse_changes,
     settings_hash,
     users_hash,
 )
@@ -165,11 +166,9 @@ def _same_run(folder: Path, settings: Settings, digest: str) -> str:
     """Check that settings and data users are those of the interrupted run; returns its id."""
     changes = changed_settings(run_directory.load_settings(folder), settings)
     facts = run_directory.read_provenance(folder)
-    if changes or facts["settings_hash"] != digest:
-        raise SettingsError(
-            "resume needs the settings of the interrupted run, got changes in "
-            f"{'; '.join(changes) or 'the data users'}; leave them out or start a new run"
-        )
+    if not changes and facts["settings_hash"] != digest:
+        changes = ["the data users"]
+    refuse_changes(changes)
     return str(facts["run_id"])
 
 

@@ -83,18 +83,22 @@ def load_weights(
         ) from problem
     _refuse_another_signature(path, carried, signature or {})
     own = trainable(model)
-    shapes = {name: tuple(parameter.shape) for name, parameter in own.items()}
-    given = {name: tuple(tensor.shape) for name, tensor in found.items()}
-    if shapes != given:
-        wrong = sorted(
-            name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name)
-        )
+    if wrong := misfits(own, found):
         raise SettingsError(
             f"init-from {path.name!r} must hold exactly the model's tensors; missing, left over "
             f"or of another shape: {first_names(wrong)}"
         )
     for name, parameter in own.items():
         parameter.data.copy_(found[name])
+
+
+def misfits(own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> list[str]:
+    """Name, sorted, the tensors that `found` lacks, has too much, or has in another shape."""
+    shapes = {name: tensor.shape for name, tensor in own.items()}
+    given = {name: tensor.shape for name, tensor in found.items()}
+    return sorted(
+        name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name)
+    )
 
 
 def first_names(names: Sequence[str]) -> str:

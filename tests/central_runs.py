@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
-from engine_runs import children, dying
+from engine_runs import children, dying, ending
 
 from fedopt import run_directory
 from fedopt.central import train
@@ -71,24 +71,12 @@ class Stopped(BaseException):
 def stop_at(monkeypatch: pytest.MonkeyPatch, place: str, number: int) -> None:
     """Let the `number`th time that a training comes to a place be its end."""
     path, after = PLACES[place]
-    monkeypatch.setattr(path.replace(":", "."), stopping(_found(path)[2], number, after))
+    ended = ending(_found(path)[2], number, after, _stop)
+    monkeypatch.setattr(path.replace(":", "."), ended)
 
 
-def stopping(function: Callable[..., Any], number: int, after: bool) -> Callable[..., Any]:
-    """Wrap a function so that one of its calls raises Stopped, before or after its work."""
-    calls = 0
-
-    def wrapped(*given: Any, **named: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == number and not after:
-            raise Stopped
-        result = function(*given, **named)
-        if calls == number:
-            raise Stopped
-        return result
-
-    return wrapped
+def _stop() -> NoReturn:
+    raise Stopped
 
 
 def killed(settings: Settings, folder: Path, place: str, number: int) -> None:

@@ -160,16 +160,23 @@ def die_at(place: str, number: int) -> None:
 
 def dying(function: Callable[..., Any], number: int, after: bool) -> Callable[..., Any]:
     """Wrap a function so that the process ends before or after one of its calls."""
+    return ending(function, number, after, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def ending(
+    function: Callable[..., Any], number: int, after: bool, end: Callable[[], None]
+) -> Callable[..., Any]:
+    """Wrap a function so that its `number`th call comes to an end, before or after its work."""
     calls = 0
 
     def wrapped(*given: Any, **named: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == number and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
+            end()
         result = function(*given, **named)
         if calls == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+            end()
         return result
 
     return wrapped

@@ -49,7 +49,7 @@ def test_greedy_decoding_needs_nothing_and_searches_nothing(
     installed.append("flashlight")
     assert Decoding().search(Tokens()) is None
     monkeypatch.undo()
-    assert SpeechOptions().beam_search() is None
+    assert SpeechOptions().beam_search is None
 
 
 def test_the_options_reach_the_search(installed: list[str], files: dict[str, Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ class SpeechOptions:
             lambda: check_model(self.model, self.model_changes),
             lambda: check_part(self.user_part),
             self.tokens,
-            self.beam_search,
+            lambda: self.beam_search,
             self.synthetic_settings,
         ):
             try:
@@ -208,6 +209,7 @@ class SpeechOptions:
         characters = token_characters(self.language, self.characters)
         return Tokens(characters, self.transliterate, self.pad_text)
 
+    @functools.cached_property  # its lexicon is read to check it, and not again to use it
     def beam_search(self) -> BeamSearch | None:
         """Give the search that writes text in evaluations; None for the best label of every step.
 

@@ -49,7 +49,7 @@ def load_body(model: torch.nn.Module, path: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from fedopt.weights import first_names
+    from fedopt.weights import first_names, misfits
 
     try:
         found = _without_head(load_file(path))
@@ -63,12 +63,7 @@ def load_body(model: torch.nn.Module, path: Path) -> None:
             f"body_from needs a model whose last layer is called head, got "
             f"{type(model).__name__}; load it whole by init_from"
         )
-    wrong = sorted(
-        name
-        for name in own.keys() | found.keys()
-        if name not in own or name not in found or own[name].shape != found[name].shape
-    )
-    if wrong:
+    if wrong := misfits(own, found):
         raise SettingsError(
             f"body_from {path.name!r} must hold the model's tensors outside the head; missing, "
             f"left over or of another shape: {first_names(wrong)}"

@@ -64,7 +64,7 @@ def _task_on(chosen: SpeechOptions, corpus: Corpus) -> SpeechTask:
         read_threads=chosen.read_threads,
         features=chosen.features,
         loss_per=chosen.loss,
-        search=chosen.beam_search(),
+        search=chosen.beam_search,
         cost=_cost(chosen, tokens.labels),
     )
 
